@@ -1,0 +1,64 @@
+"""Every exception that asyncfl raises on purpose.
+
+::
+
+    AsyncflError
+    ├── ConfigurationError      the user's deployment, key or option is wrong; nothing was changed
+    │   └── ParameterError      parameters that cannot be safe or cannot work together
+    ├── LocalProtocolError      our own fault: a bug in this process; never evidence against a peer
+    ├── RemoteProtocolError     the peer's fault
+    │   ├── MalformedMessage    bytes that are no valid message: closes the peer's channel
+    │   ├── HandshakeError      the peer could not prove who it is
+    │   └── InvalidItem         a relayed or gossiped item that fails a check: dropped, closes nothing
+    ├── OpeningError            no subset of the share sums at hand opens the group (yet)
+    ├── StorageError            the disk or database refused; names the file and the remedy
+    └── DeadlineExceeded        a wait ended; names what was waited for
+
+Only a `RemoteProtocolError` may ever count against a peer.
+"""
+
+from __future__ import annotations
+
+
+class AsyncflError(Exception):
+    """Base of all deliberate errors. The message names the cause and, where there is one, the remedy."""
+
+
+class ConfigurationError(AsyncflError):
+    """The user's deployment file, key file, task or option is wrong."""
+
+
+class ParameterError(ConfigurationError):
+    """Protocol parameters that are unsafe or cannot fit together (protocol section 10)."""
+
+
+class LocalProtocolError(AsyncflError):
+    """A bug in this process: it tried to do what the protocol forbids."""
+
+
+class RemoteProtocolError(AsyncflError):
+    """A peer broke the protocol."""
+
+
+class MalformedMessage(RemoteProtocolError):
+    """Bytes that do not decode to a valid message within the limits."""
+
+
+class HandshakeError(RemoteProtocolError):
+    """The peer did not complete the Noise handshake with a known identity."""
+
+
+class InvalidItem(RemoteProtocolError):
+    """A relayed, gossiped or pulled item failed verification."""
+
+
+class OpeningError(AsyncflError):
+    """No subset of the share sums at hand opens the group."""
+
+
+class StorageError(AsyncflError):
+    """The disk or the database refused; the message names the file and what to do."""
+
+
+class DeadlineExceeded(AsyncflError):
+    """A wait ended without result; the message names what was waited for and for how long."""

@@ -1,0 +1,66 @@
+"""What every party of one deployment agrees on: the public facts that both state machines are given."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from asyncfl.digest import digest
+from asyncfl.messages import Settings
+from asyncfl.parameters import Parameters, Segment
+from asyncfl.wire import pack
+
+
+@dataclass(frozen=True)
+class Roster:
+    """A numbered membership list, valid from `start_epoch` on. `members` are client public keys, sorted."""
+
+    number: int
+    start_epoch: int
+    members: tuple[bytes, ...]
+
+    @cached_property
+    def digest(self) -> bytes:
+        """32 bytes; part of the shuffle seed, and what the operator signs."""
+        return digest("asyncfl/1/roster", pack((self.number, self.start_epoch, self.members)))
+
+    @cached_property
+    def position(self) -> dict[bytes, int]:
+        return {member: index for index, member in enumerate(self.members)}
+
+
+@dataclass(frozen=True)
+class Federation:
+    """The public facts of a deployment.
+
+    `replica_keys[j]` is replica j's Ed25519 key (its Shamir point is j+1). `weights` and `buffers` count the
+    floating coordinates of the model's parameters and buffers; the flat model has their sum, weights first.
+    `initial_model` is the content digest of its canonical bytes (float32, little-endian).
+    """
+
+    digest: bytes
+    parameters: Parameters
+    replica_keys: tuple[bytes, ...]
+    rosters: tuple[Roster, ...]
+    weights: int
+    buffers: int
+    initial_model: bytes
+    settings: Settings
+
+    @property
+    def dimension(self) -> int:
+        return self.weights + self.buffers
+
+    @cached_property
+    def segments(self) -> tuple[Segment, ...]:
+        return self.parameters.segments(self.weights, self.buffers)
+
+    @cached_property
+    def replica_index(self) -> dict[bytes, int]:
+        return {key: index for index, key in enumerate(self.replica_keys)}
+
+    def roster_at(self, epoch: int) -> Roster:
+        """The roster with the highest number whose start epoch has come."""
+        return max(
+            (roster for roster in self.rosters if roster.start_epoch <= epoch), key=lambda roster: roster.number
+        )

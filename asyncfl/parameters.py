@@ -1,0 +1,196 @@
+"""Protocol parameters: what a deployment fixes, what follows from it, and what is refused, with the reason.
+
+Source: the project's `docs/protocol.md`, sections 1, 2, 4 and 10.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import ceil, sqrt
+from typing import Final, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from asyncfl.errors import ParameterError
+
+MAX_REPLICAS: Final = 16
+MAX_GROUP: Final = 63
+PROJECTIONS: Final = 32
+"""Combinations of check-block errors that a dealing proof shows (protocol section 3)."""
+CHECK_BLOCKS: Final = 4
+ERROR_SIGMA: Final = 4.5
+"""Standard deviation of the ring-LWE error on check blocks, and at least on payload blocks."""
+OPENING_BOUND: Final = 16384
+"""Largest check-block residue per member and coordinate that an opening accepts."""
+MAX_LATE_EPOCHS: Final = 8
+"""How many epochs an upload may ride on top of later groups before it expires."""
+MAX_SCALE: Final = 1 << 15
+
+
+@dataclass(frozen=True, slots=True)
+class Preset:
+    """Ring dimensions: `Z_q[X]/(X^N+1)` with `q = 1 mod 2N`."""
+
+    name: str
+    degree: int
+    modulus: int
+
+
+STANDARD: Final = Preset("standard", 1024, 8380417)
+TINY: Final = Preset("tiny", 64, 8380417)
+"""For unit tests and simulations only; refused for a network."""
+PRESETS: Final = {preset.name: preset for preset in (STANDARD, TINY)}
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """Coordinates [start, stop) of the flat update that share one clip.
+
+    `clip` is the L2 norm (in model units) that the segment is clipped to, `bound` the L2 norm of its
+    integer image: the segment is scaled by `bound / clip`. The squares of all bounds sum to at most L^2.
+    """
+
+    start: int
+    stop: int
+    clip: float
+    bound: int
+
+
+class Parameters(BaseModel):
+    """Everything of protocol section 10, checked together. All norms are L2."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
+
+    replicas: int = Field(default=4, ge=1)
+    byzantine: int = Field(default=1, ge=0)
+    preset: Literal["standard", "tiny"] = "standard"
+    cell_size: int = Field(ge=1)
+    min_group: int = Field(ge=1)
+    max_group: int = Field(ge=1)
+    window: int = Field(default=2, ge=0, le=64)
+    clip: float = Field(default=1.0, gt=0)
+    buffer_clip: float = Field(default=1.0, gt=0)
+    noise_multiplier: float = Field(default=0.0, ge=0)
+    malicious_allowance: int = Field(default=0, ge=0)
+    server_learning_rate: float = Field(default=1.0, gt=0)
+    rule: Literal["mean"] = "mean"
+    allow_minority_groups: bool = False
+    allow_small_private_groups: bool = False
+
+    @classmethod
+    def for_clients(cls, clients: int, *, replicas: int = 4, byzantine: int = 1, **options: object) -> Self:
+        """Defaults of section 10 for a roster of `clients`. Raises `ParameterError`."""
+        size = options.pop("cell_size", None) or max(1, clients // max(1, replicas))
+        if not isinstance(size, int) or size > clients:
+            raise ParameterError(f"cell_size {size} exceeds the {clients} clients of the roster")
+        values: dict[str, object] = {
+            "min_group": ceil(2 * size / 3), "max_group": min(MAX_GROUP, max(2 * size, 1)), **options,
+        }
+        return cls.model_validate(
+            {"replicas": replicas, "byzantine": byzantine, "cell_size": size, **values}
+        )
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        n, t = self.replicas, self.byzantine
+        if n < 3 * t + 1:
+            raise ParameterError(
+                f"{n} replicas tolerate at most {(n - 1) // 3} Byzantine ones, not {t}: n >= 3t+1 is required; "
+                f"use --replicas {3 * t + 1} or --byzantine {(n - 1) // 3}"
+            )
+        if n > MAX_REPLICAS:
+            raise ParameterError(f"{n} replicas: at most {MAX_REPLICAS} are supported")
+        if self.min_group > self.cell_size:
+            raise ParameterError(
+                f"min_group {self.min_group} exceeds cell_size {self.cell_size}: no cell could ever fill a group"
+            )
+        if self.min_group < ceil(self.cell_size / 2) and not self.allow_minority_groups:
+            raise ParameterError(
+                f"min_group {self.min_group} is a minority of a cell of {self.cell_size}: a coordinator could "
+                f"surround a victim; use at least {ceil(self.cell_size / 2)} or set allow_minority_groups"
+            )
+        if not self.min_group <= self.max_group <= MAX_GROUP:
+            raise ParameterError(
+                f"max_group {self.max_group} must lie between min_group {self.min_group} and {MAX_GROUP}"
+            )
+        if self.max_group * OPENING_BOUND > self.modulus // 8:
+            raise ParameterError(
+                f"max_group {self.max_group} times the opening bound {OPENING_BOUND} exceeds q/8 = "
+                f"{self.modulus // 8}"
+            )
+        if self.honest_members < 1:
+            raise ParameterError(
+                f"malicious_allowance {self.malicious_allowance} leaves no honest member in a group of "
+                f"{self.min_group}: the noise of a group could not be guaranteed"
+            )
+        if self.noise_multiplier > 0 and self.min_group < 16 and not self.allow_small_private_groups:
+            raise ParameterError(
+                f"noise_multiplier {self.noise_multiplier} with min_group {self.min_group} < 16 drowns every "
+                "model; set allow_small_private_groups if that is what you want"
+            )
+        if self.scale < 16:
+            raise ParameterError(
+                f"noise_multiplier {self.noise_multiplier} with groups of {self.min_group} to {self.max_group} "
+                f"leaves an integer scale of {self.scale}: the sum does not fit the modulus {self.modulus}"
+            )
+        return self
+
+    @property
+    def ring(self) -> Preset:
+        return PRESETS[self.preset]
+
+    @property
+    def modulus(self) -> int:
+        return self.ring.modulus
+
+    @property
+    def quorum(self) -> int:
+        """n - t: acknowledgements and locks that a group needs."""
+        return self.replicas - self.byzantine
+
+    @property
+    def threshold(self) -> int:
+        """n - 2t: shares that open a sum."""
+        return self.replicas - 2 * self.byzantine
+
+    @property
+    def certifiers(self) -> int:
+        """t + 1: signatures of which at least one is honest."""
+        return self.byzantine + 1
+
+    @property
+    def honest_members(self) -> int:
+        """h: members of a minimal group that are assumed to add their noise."""
+        return self.min_group - self.malicious_allowance
+
+    @property
+    def scale(self) -> int:
+        """L: largest power of two <= 2^15 with L (max_group + 6.5 z sqrt(max_group/h)) <= q/2."""
+        load = self.max_group + 6.5 * self.noise_multiplier * sqrt(self.max_group / self.honest_members)
+        scale = MAX_SCALE
+        while scale > 1 and scale * load > self.modulus / 2:
+            scale //= 2
+        return scale
+
+    @property
+    def payload_sigma(self) -> float:
+        """Standard deviation of each client's payload error: its DP share, or the LWE error."""
+        return max(ERROR_SIGMA, self.noise_multiplier * self.scale / sqrt(self.honest_members))
+
+    def segments(self, weights: int, buffers: int) -> tuple[Segment, ...]:
+        """Clip groups of a flat update: `weights` coordinates of parameters, then `buffers` of buffers."""
+        if not buffers:
+            return (Segment(0, weights, self.clip, self.scale),)
+        bound = int(self.scale / sqrt(2))
+        return (
+            Segment(0, weights, self.clip, bound),
+            Segment(weights, weights + buffers, self.buffer_clip, bound),
+        )
+
+    def blocks(self, dimension: int) -> int:
+        """Payload blocks of N coefficients for a flat update of `dimension` coordinates."""
+        return max(1, -(-dimension // self.ring.degree))
+
+    def upload_bytes(self, dimension: int) -> int:
+        """Packed size of y: payload and check blocks at 23 bits a coefficient."""
+        return (self.blocks(dimension) + CHECK_BLOCKS) * self.ring.degree * 23 // 8
