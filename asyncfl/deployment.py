@@ -88,9 +88,7 @@ def _inside(value: str) -> str:
 
 def _file_name(value: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", value):
-        raise ValueError(
-            "a name has 1 to 64 letters, digits, '.', '_' or '-', and starts with a letter or digit"
-        )
+        raise ValueError("a name is 1 to 64 letters, digits, '.', '_' or '-', the first a letter or digit")
     return value
 
 
@@ -129,9 +127,13 @@ class ModelEntry(_Section):
 
 
 class TaskEntry(_Section):
-    """What is trained: `digits`, `npz:PATH` or `module:factory`, and the factory's keyword arguments."""
+    """What is trained: `digits`, `npz:PATH` or `module:factory`, and the factory's keyword arguments.
+
+    `seed` decides the initial weights, the data partition and the order of training.
+    """
 
     factory: Annotated[str, Field(min_length=1, max_length=400)]
+    seed: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0
     options: Annotated[dict[str, Any], AfterValidator(_plain)] = {}
 
 
