@@ -1,0 +1,220 @@
+"""The SQLite file of a node: how it is made, locked, checked, migrated, and refused.
+
+- a file under its final name is always complete: a new one is built beside it and renamed;
+- one process at a time (a lock file, released by the kernel when its holder dies);
+- a file that is damaged, newer than this program or another node's is refused and left as it is.
+
+What each table holds is in `docs/data-model.md`.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Final
+from zlib import crc32
+
+from asyncfl.errors import StorageError
+
+APPLICATION_ID: Final = int.from_bytes(b"asfl")
+"""Marks a SQLite file as ours (`PRAGMA application_id`)."""
+
+_TABLE: Final = (
+    'CREATE TABLE "{}" (key BLOB PRIMARY KEY, value BLOB NOT NULL, checksum INTEGER NOT NULL) WITHOUT ROWID'
+)
+_FIRST_TABLES: Final = (
+    "meta", "manifests", "shares", "seen", "locks", "locked_uploads", "groups", "items", "attestations",
+    "models", "epochs", "privacy",
+)  # fmt: skip
+MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
+    # 0 -> 1. Spelt out, not taken from `Table`: a step once released never changes.
+    (
+        "CREATE TABLE about (name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID",
+        *(_TABLE.format(name) for name in _FIRST_TABLES),
+    ),
+)
+"""Step i turns schema i into i+1. Every schema keeps `about`, so that any program can say whose a file is."""
+SCHEMA_VERSION: Final = len(MIGRATIONS)
+
+BUSY_SECONDS: Final = 1.0
+"""How long to wait for a lock that a reader (a backup, a curious user) may hold for a moment."""
+JOURNAL_BYTES: Final = 16 << 20
+"""The write-ahead log is cut back to this size after a checkpoint."""
+
+_WRITABLE: Final = (
+    "the directory of a node's state must lie on a writable disk with free space and belong to its user"
+)
+_NO_RETURN: Final = (
+    "Nothing was changed. Do not start this node from an older copy, or from nothing, under its identity: what "
+    "it has signed or sent may be forgotten. It counts as faulty; to replace it, the operator makes a new "
+    "deployment file (see docs/data-model.md)"
+)
+_EXPLANATIONS: Final = {
+    sqlite3.SQLITE_FULL: "the disk is full; free some space, then start the node again: it resumes where it was",
+    sqlite3.SQLITE_BUSY: "in use by another process; a node runs once at a time, so stop that process first",
+    sqlite3.SQLITE_READONLY: f"cannot be written; {_WRITABLE}",
+    sqlite3.SQLITE_CANTOPEN: f"cannot be opened; {_WRITABLE}",
+    sqlite3.SQLITE_PERM: f"permission denied; {_WRITABLE}",
+    sqlite3.SQLITE_IOERR: "reading or writing failed; check the disk and its free space, then start the node "
+    "again: it resumes where it was",
+}
+_DAMAGE: Final = {
+    sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR, sqlite3.SQLITE_MISUSE,
+}  # fmt: skip
+
+
+@contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """Turn what SQLite and the system raise into a `StorageError` that names the file and the remedy."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
+        if code in _DAMAGE:
+            raise damaged(path, str(error)) from error
+        raise StorageError(f"{path}: {_EXPLANATIONS.get(code, 'the database refused')} ({error})") from error
+    except OSError as error:
+        raise StorageError(f"{path}: {error.strerror}; {_WRITABLE}") from error
+
+
+def damaged(path: Path, detail: str) -> StorageError:
+    """The error for a file that cannot be trusted."""
+    return StorageError(f"{path}: the database is damaged ({detail}). {_NO_RETURN}")
+
+
+def checksum(key: bytes, value: bytes) -> int:
+    """CRC-32 of a row. SQLite checks its pages' structure only; a flipped bit in a lock must not go unseen."""
+    return crc32(value, crc32(key))
+
+
+def acquire(path: Path) -> int:
+    """A file descriptor that holds the exclusive lock beside `path`; closing it lets go.
+
+    Makes the directory (mode 0700) where there is none. Raises `StorageError`.
+    """
+    name = path.with_name(path.name + ".lock")
+    with explained(name):
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        lock = os.open(name, os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.ftruncate(lock, 0)
+            os.pwrite(lock, str(os.getpid()).encode(), 0)
+        except BlockingIOError:
+            holder = os.pread(lock, 20, 0).decode(errors="replace") or "unknown"
+            os.close(lock)
+            raise StorageError(
+                f"{path}: in use by process {holder}; a node runs once at a time, so stop that process first"
+            ) from None
+        except OSError:
+            os.close(lock)
+            raise
+    return lock
+
+
+def require_no_orphans(path: Path, blobs: Path) -> None:
+    """Refuse to start afresh beside blobs that an earlier life of this node left. Raises `StorageError`.
+
+    A node whose state file is gone has forgotten its locks or secrets; started anew under its old identity it
+    could sign twice.
+    """
+    if not path.exists() and blobs.is_dir() and any(entry.is_file() for entry in blobs.rglob("*")):
+        raise StorageError(
+            f"{path}: the state file is gone, but {blobs} holds data: this node has run before. {_NO_RETURN}"
+        )
+
+
+def open_file(path: Path, owner: bytes) -> sqlite3.Connection:
+    """A connection to the checked, migrated and exclusively held file at `path`, made where there is none.
+
+    Explicit transactions only. Raises `StorageError`; then an existing file was not changed.
+    """
+    with explained(path):
+        if not path.exists():
+            _create(path, owner)
+        _inspect(path, owner)
+        connection = _connect(path, "rw")
+        try:
+            # The first access takes the lock for good; with one connection no shared memory file is needed.
+            connection.execute("PRAGMA locking_mode = EXCLUSIVE")
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("PRAGMA synchronous = FULL")
+            connection.execute("PRAGMA secure_delete = ON")
+            connection.execute(f"PRAGMA journal_size_limit = {JOURNAL_BYTES}")
+            _migrate(connection)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+
+def _create(path: Path, owner: bytes) -> None:
+    draft = path.with_name(path.name + ".new")
+    for leftover in (draft, draft.with_name(draft.name + "-journal")):
+        leftover.unlink(missing_ok=True)
+    os.close(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+    with closing(_connect(draft, "rw")) as connection:
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        _migrate(connection)
+        connection.execute("INSERT INTO about VALUES ('owner', ?)", (owner,))
+    draft.rename(path)
+    directory = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+
+
+def _inspect(path: Path, owner: bytes) -> None:
+    """Read-only, so that a file that is refused stays exactly as it is."""
+    if path.stat().st_size == 0:
+        raise damaged(path, "the file is empty")
+    with closing(_connect(path, "ro")) as connection:
+        if _number(connection, "application_id") != APPLICATION_ID:
+            raise StorageError(
+                f"{path}: a SQLite file, but not a state file of asyncfl; move it away. Nothing was changed"
+            )
+        found = _number(connection, "user_version")
+        about = dict(connection.execute("SELECT name, value FROM about"))
+        if found > SCHEMA_VERSION:
+            writer = bytes(about.get("program", b"of a newer version")).decode(errors="replace")
+            raise StorageError(
+                f"{path}: written by asyncfl {writer} (schema {found}); this is asyncfl {version('asyncfl')}, "
+                f"which knows schemas up to {SCHEMA_VERSION}. Run asyncfl {writer} or newer. Nothing was changed"
+            )
+        if about.get("owner") != owner:
+            raise StorageError(
+                f"{path}: the state of another node or deployment; every node keeps its own state directory, and "
+                "a new deployment starts with empty ones. Nothing was changed"
+            )
+        report = connection.execute("PRAGMA integrity_check(1)").fetchone()[0]
+        if report != "ok":
+            raise damaged(path, str(report).replace("\n", " "))
+
+
+def _migrate(connection: sqlite3.Connection) -> None:
+    for step in range(_number(connection, "user_version"), SCHEMA_VERSION):
+        connection.execute("BEGIN EXCLUSIVE")
+        for statement in MIGRATIONS[step]:
+            connection.execute(statement)
+        connection.execute(
+            "INSERT OR REPLACE INTO about VALUES ('program', ?)", (version("asyncfl").encode(),)
+        )
+        connection.execute(f"PRAGMA user_version = {step + 1}")
+        connection.execute("COMMIT")
+
+
+def _connect(path: Path, mode: str) -> sqlite3.Connection:
+    quoted = str(path).replace("%", "%25").replace("?", "%3f").replace("#", "%23")
+    # isolation_level None: BEGIN and COMMIT are written out, never implied.
+    return sqlite3.connect(f"file:{quoted}?mode={mode}", uri=True, timeout=BUSY_SECONDS, isolation_level=None)
+
+
+def _number(connection: sqlite3.Connection, pragma: str) -> int:
+    return int(connection.execute(f"PRAGMA {pragma}").fetchone()[0])

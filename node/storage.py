@@ -1,0 +1,119 @@
+"""Durable state: the tables of `asyncfl.effects.Table`, written by one thread, fsynced before `commit` returns.
+
+A commit is all or nothing. After one that failed there is no other: what is on disk is then some prefix of
+what was asked, and only a restart may build on it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sqlite3
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from typing import Final, Self
+
+from asyncfl.effects import Delete, Put, Table
+from asyncfl.errors import StorageError
+from node.state_file import acquire, checksum, damaged, explained, open_file
+
+MAX_PENDING_COMMITS: Final = 8
+"""Further callers of `commit` wait: the queue to the disk stays bounded."""
+
+
+class Storage:
+    """An open state file. Made by `Storage.open`; `commit` and `close` belong to one event loop."""
+
+    def __init__(
+        self, path: Path, lock: int, thread: ThreadPoolExecutor, connection: sqlite3.Connection
+    ) -> None:
+        self.path = path
+        self._lock = lock
+        self._thread = thread
+        self._connection = connection
+        self._pending = asyncio.Semaphore(MAX_PENDING_COMMITS)
+        self._failure: StorageError | None = None
+        self._closed = False
+
+    @classmethod
+    def open(cls, path: Path, *, owner: bytes = b"") -> Self:
+        """Open the state file at `path`, or create it, and hold it until `close`. Blocks: call it off the loop.
+
+        `owner` (deployment digest and public key) is written into a new file and must match an existing one.
+        Raises `StorageError`: in use by another process, damaged, cut to nothing, written by a newer program,
+        another owner's, not readable or writable, disk full. Then an existing file was not changed.
+        """
+        lock = acquire(path)
+        thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"storage-{path.parent.name}")
+        try:
+            connection = thread.submit(open_file, path, owner).result()
+        except BaseException:
+            thread.shutdown()
+            os.close(lock)
+            raise
+        return cls(path, lock, thread, connection)
+
+    def load(self) -> dict[Table, dict[bytes, bytes]]:
+        """The content of every table. Blocks: call it off the loop. Raises `StorageError` for a damaged row."""
+        return self._thread.submit(self._load).result()
+
+    def _load(self) -> dict[Table, dict[bytes, bytes]]:
+        content: dict[Table, dict[bytes, bytes]] = {}
+        with explained(self.path):
+            for table in Table:
+                rows = content[table] = {}
+                query = f'SELECT key, value, checksum FROM "{table}"'
+                for key, value, stored in self._connection.execute(query):
+                    if stored != checksum(key, value):
+                        raise damaged(self.path, f"row {key.hex()[:16]} of table {table} fails its checksum")
+                    rows[key] = value
+        return content
+
+    async def commit(self, writes: Sequence[Put | Delete]) -> None:
+        """Apply `writes` in order in one transaction; returns once they are on disk (fsync).
+
+        Raises `StorageError`, now and for every later commit, if the database refuses.
+        """
+        async with self._pending:
+            if self._closed:
+                raise StorageError(f"{self.path}: already closed")
+            await asyncio.get_running_loop().run_in_executor(self._thread, self._commit, writes)
+
+    def _commit(self, writes: Sequence[Put | Delete]) -> None:
+        if self._failure is not None:
+            raise self._failure
+        try:
+            with explained(self.path):
+                self._connection.execute("BEGIN IMMEDIATE")
+                for write in writes:
+                    if isinstance(write, Put):
+                        self._connection.execute(
+                            f'INSERT OR REPLACE INTO "{write.table}" VALUES (?, ?, ?)',
+                            (write.key, write.value, checksum(write.key, write.value)),
+                        )
+                    else:
+                        self._connection.execute(f'DELETE FROM "{write.table}" WHERE key = ?', (write.key,))
+                self._connection.execute("COMMIT")
+        except StorageError as error:
+            self._failure = error
+            with suppress(sqlite3.Error):
+                self._connection.rollback()
+            raise
+
+    async def close(self) -> None:
+        """Finish what is under way, close the file, and let go of it."""
+        if self._closed:
+            return
+        self._closed = True
+        try:
+            await asyncio.get_running_loop().run_in_executor(self._thread, self._close)
+        finally:
+            self._thread.shutdown(wait=False)
+            os.close(self._lock)
+
+    def _close(self) -> None:
+        # Closing copies the write-ahead log into the file. Where that fails, the log stays and is read next time.
+        with suppress(sqlite3.Error):
+            self._connection.close()
