@@ -1,0 +1,84 @@
+"""From a task's name in the deployment file to the task, with errors that name what is wrong."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Final
+
+from asyncfl.errors import ConfigurationError
+from node.training.task import Task
+
+BUILT_IN: Final = ("digits", "npz:PATH")
+_METHODS: Final = ("model", "train", "evaluate")
+
+
+def load_task(name: str, *, clients: int, seed: int = 0, options: Mapping[str, object] | None = None) -> Task:
+    """The task called `name`: `digits`, `npz:PATH` (a path) or `module:factory`.
+
+    Calls the factory with `clients` (how many share the data), `seed` (initial weights, partition) and
+    `options`. Raises `ConfigurationError` naming module, attribute or option. Imports torch.
+    """
+    if clients < 1:
+        raise ConfigurationError(f"task {name!r}: {clients} clients; at least one is needed")
+    arguments: dict[str, object] = {**(options or {}), "clients": clients, "seed": seed}
+    factory: Callable[..., object]
+    if name == "digits":
+        from node.training.digits import digits as factory
+    elif name.startswith("npz:"):
+        from node.training.npz import npz as factory
+
+        arguments["path"] = name.removeprefix("npz:")
+    else:
+        factory = _import(name)
+    _check_arguments(name, factory, arguments)
+    return _check_task(name, factory(**arguments))
+
+
+def _import(name: str) -> Callable[..., object]:
+    module_name, colon, attribute = name.partition(":")
+    if not (colon and module_name and attribute):
+        raise ConfigurationError(
+            f"unknown task {name!r}: use {', '.join(BUILT_IN)} or MODULE:FACTORY for a task of your own"
+        )
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        # The task's own missing dependency is another mistake than a misspelt module.
+        if error.name is not None and (module_name == error.name or module_name.startswith(error.name + ".")):
+            raise ConfigurationError(
+                f"task {name!r}: no module named {error.name!r}; is its folder on PYTHONPATH?"
+            ) from error
+        raise ConfigurationError(f"task {name!r}: importing {module_name!r} failed: {error}") from error
+    except Exception as error:
+        raise ConfigurationError(
+            f"task {name!r}: importing {module_name!r} failed: {type(error).__name__}: {error}"
+        ) from error
+    factory = getattr(module, attribute, None)
+    if factory is None:
+        raise ConfigurationError(f"task {name!r}: module {module_name!r} has no attribute {attribute!r}")
+    if not callable(factory):
+        raise ConfigurationError(
+            f"task {name!r}: {attribute!r} in {module_name!r} is a {type(factory).__name__}, not a function"
+        )
+    return factory  # type: ignore[no-any-return]
+
+
+def _check_arguments(name: str, factory: Callable[..., object], arguments: Mapping[str, object]) -> None:
+    try:
+        inspect.signature(factory).bind(**arguments)
+    except TypeError as error:
+        raise ConfigurationError(
+            f"task {name!r}: its factory does not take ({', '.join(sorted(arguments))}): {error}"
+        ) from error
+
+
+def _check_task(name: str, task: object) -> Task:
+    missing = [method for method in _METHODS if not callable(getattr(task, method, None))]
+    if missing or not isinstance(task, Task):
+        raise ConfigurationError(
+            f"task {name!r}: its factory returned a {type(task).__name__} without {', '.join(missing)}(); "
+            f"a task has the methods {', '.join(_METHODS)}"
+        )
+    return task

@@ -1,0 +1,114 @@
+"""A task from labelled examples: plain local SGD on cross-entropy, accuracy on a held-out set.
+
+The built-in tasks are made of this; one's own can be, too::
+
+    def factory(clients, seed):
+        return SupervisedTask(build=MyNet, examples=MyData(clients, seed))
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator
+from typing import Final, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from asyncfl.errors import ConfigurationError
+from asyncfl.messages import Settings
+
+EVALUATION_BATCH: Final = 512
+
+
+class Examples(Protocol):
+    """Inputs [n, ...] and int64 labels [n], CPU tensors. Inputs are whatever the module takes."""
+
+    def client(self, index: int) -> tuple[Tensor, Tensor]:
+        """The training examples of client `index`."""
+        ...
+
+    def test(self) -> tuple[Tensor, Tensor]:
+        """The held-out examples."""
+        ...
+
+    def prepare(self, clients: Collection[int]) -> None:
+        """Load these clients' examples at once."""
+        ...
+
+
+class SupervisedTask:
+    """A classification task. `build` makes a module that maps inputs [b, ...] to logits [b, classes]."""
+
+    def __init__(self, build: Callable[[], nn.Module], examples: Examples) -> None:
+        self._build = build
+        self._examples = examples
+
+    def model(self) -> nn.Module:
+        return self._build()
+
+    def prepare(self, clients: Collection[int]) -> None:
+        self._examples.prepare(clients)
+
+    def train(
+        self, module: nn.Module, client_index: int, settings: Settings, epoch: int
+    ) -> tuple[int, float]:
+        """SGD without momentum, `local_steps` batches (0: one pass) in an order drawn anew each time."""
+        device = _device(module)
+        inputs, labels = (tensor.to(device) for tensor in self._examples.client(client_index))
+        parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+        total, steps = torch.zeros((), device=device), 0
+        for batch in batches(len(labels), settings.batch_size, settings.local_steps):
+            chosen = batch.to(device)
+            loss = cross_entropy(module(inputs[chosen]), labels[chosen])
+            # By hand: torch.optim imports its compiler on first use, over a second in every process.
+            gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
+            with torch.no_grad():
+                for parameter, gradient in zip(parameters, gradients, strict=True):
+                    if gradient is not None:
+                        parameter.sub_(gradient, alpha=settings.learning_rate)
+                total += loss.detach()
+            steps += 1
+        return len(labels), float(total) / steps
+
+    @torch.no_grad()
+    def evaluate(self, module: nn.Module) -> float:
+        device = _device(module)
+        inputs, labels = self._examples.test()
+        correct = torch.zeros((), dtype=torch.int64, device=device)
+        for start in range(0, len(labels), EVALUATION_BATCH):
+            part = slice(start, start + EVALUATION_BATCH)
+            correct += (module(inputs[part].to(device)).argmax(1) == labels[part].to(device)).sum()
+        return int(correct) / len(labels)
+
+
+def batches(count: int, batch_size: int, steps: int) -> Iterator[Tensor]:
+    """Index tensors of `steps` batches (0: one pass over `count` examples), reshuffled for every pass.
+
+    A lone last example joins the batch before it: BatchNorm cannot train on one. Draws from torch's
+    default generator.
+    """
+    if count < 1:
+        raise ConfigurationError("a client without training examples cannot train")
+    remaining = steps
+    while True:
+        parts = list(torch.randperm(count).split(batch_size))
+        if len(parts) > 1 and batch_size > 1 and len(parts[-1]) == 1:
+            parts[-2:] = [torch.cat(parts[-2:])]
+        for part in parts:
+            yield part
+            remaining -= 1
+            if remaining == 0:
+                return
+        if steps == 0:
+            return
+
+
+def check_client(index: int, clients: int) -> None:
+    """Raises `ConfigurationError` when the data was split over fewer clients."""
+    if not 0 <= index < clients:
+        raise ConfigurationError(f"client {index} has no data: the task was split over {clients} clients")
+
+
+def _device(module: nn.Module) -> torch.device:
+    return next(module.parameters()).device

@@ -1,0 +1,121 @@
+"""One module of a task, used again for every training and evaluation in this process."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from typing import Final
+
+import torch
+
+from asyncfl.digest import digest
+from asyncfl.errors import ConfigurationError
+from asyncfl.messages import Settings
+from asyncfl.model import Layout, TrainingResult, flat_from_bytes, model_bytes
+from node.training.task import Preparable, Task
+
+_IN_USE: Final = threading.Lock()
+"""One training at a time in a process: torch's generators, which dropout draws from, are process-wide."""
+
+
+class Workbench:
+    """Builds the task's module once and loads models into it. Methods may be called from any thread.
+
+    `layout` is the module's flat layout, `initial` the canonical bytes of the initial model.
+    """
+
+    def __init__(self, task: Task, *, seed: int, device: torch.device | str | None = None) -> None:
+        """`device`: CUDA when present, unless given. Raises `ConfigurationError`."""
+        self.task: Final = task
+        self.seed: Final = seed
+        self.device: Final = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        with _IN_USE, self._seeded("model"):
+            module = task.model()
+        if not isinstance(module, torch.nn.Module):
+            raise ConfigurationError(
+                f"the task's model() returned a {type(module).__name__}, not a torch.nn.Module"
+            )
+        self.layout: Final = Layout.of_module(module)
+        self.initial: Final = model_bytes(self.layout.flatten(module.state_dict()))
+        self._template: Final = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+        self._module: Final = module.to(self.device)
+
+    def trainers(self, clients: Collection[int]) -> dict[int, Trainer]:
+        """One trainer for each of the clients (numbers from 0) that this process hosts."""
+        if isinstance(self.task, Preparable):
+            self.task.prepare(clients)
+        return {client: Trainer(self, client) for client in clients}
+
+    def train(self, model: bytes, settings: Settings, client: int, epoch: int) -> TrainingResult:
+        """Train from the canonical bytes `model` on the client's data. Deterministic per (seed, client, epoch).
+
+        Raises `ConfigurationError` when the model does not fit the task; passes on what the task raises.
+        """
+        with _IN_USE, self._seeded("train", client, epoch):
+            started = time.perf_counter()
+            self._load(model)
+            # Not the received vector: a half-precision tensor holds its rounding, which is no update.
+            before = self.layout.flatten(self._module.state_dict())
+            self._module.train()
+            outcome = self.task.train(self._module, client, settings, epoch)
+            try:
+                examples, loss = int(outcome[0]), float(outcome[1])
+            except (TypeError, IndexError, ValueError) as error:
+                raise ConfigurationError(
+                    f"the task's train() returned {outcome!r}, not (examples, loss)"
+                ) from error
+            update = self.layout.flatten(self._module.state_dict()).sub_(before)
+            return TrainingResult(update, examples, loss, time.perf_counter() - started)
+
+    def evaluate(self, model: bytes) -> float:
+        """Accuracy in [0, 1] of the canonical bytes `model` on the task's held-out data."""
+        with _IN_USE, self._seeded("evaluate"), torch.no_grad():
+            self._load(model)
+            self._module.eval()
+            return float(self.task.evaluate(self._module))
+
+    def state(self, model: bytes) -> dict[str, torch.Tensor]:
+        """The full state dict (CPU) of the canonical bytes `model`."""
+        return self.layout.unflatten(flat_from_bytes(model, self.layout.dimension), self._template)
+
+    def _load(self, model: bytes) -> None:
+        flat = flat_from_bytes(model, self.layout.dimension).to(self.device)
+        state = self._module.state_dict()
+        carried = {name for entry in self.layout.entries for name in (entry.name, *entry.aliases)}
+        with torch.no_grad():
+            for name, tensor in state.items():
+                if name not in carried:
+                    tensor.copy_(self._template[name])
+        self.layout.write(flat, state)
+
+    @contextmanager
+    def _seeded(self, purpose: str, *numbers: int) -> Iterator[None]:
+        """Seed torch's generators for one purpose, and put them back afterwards."""
+        text = ",".join(map(str, (self.seed, *numbers)))
+        seed = int.from_bytes(digest("asyncfl/1/training", purpose.encode(), text.encode())[:8], "little")
+        devices = [self.device] if self.device.type == "cuda" else []
+        reproducible = self.device.type == "cuda"
+        with (
+            torch.random.fork_rng(devices),
+            torch.backends.cudnn.flags(
+                enabled=torch.backends.cudnn.enabled,
+                benchmark=torch.backends.cudnn.benchmark and not reproducible,
+                deterministic=torch.backends.cudnn.deterministic or reproducible,
+            ),
+        ):
+            torch.manual_seed(seed >> 1)
+            yield
+
+
+class Trainer:
+    """What one client's state machine calls from a Compute job."""
+
+    def __init__(self, workbench: Workbench, client: int) -> None:
+        self._workbench = workbench
+        self._client = client
+
+    def train(self, model: bytes, settings: Settings, epoch: int) -> TrainingResult:
+        """See `Workbench.train`."""
+        return self._workbench.train(model, settings, self._client, epoch)
