@@ -50,18 +50,18 @@ _WRITABLE: Final = (
     "the directory of a node's state must lie on a writable disk with free space and belong to its user"
 )
 _NO_RETURN: Final = (
-    "Nothing was changed. Do not start this node from an older copy, or from nothing, under its identity: what "
-    "it has signed or sent may be forgotten. It counts as faulty; to replace it, the operator makes a new "
+    "Nothing was changed. Do not start this node from an older copy, or from nothing, under its identity: "
+    "what it has signed or sent may be forgotten. It counts as faulty; to replace it, the operator makes a new "
     "deployment file (see docs/data-model.md)"
 )
+_RESUMES: Final = "then start the node again: it resumes where it was"
 _EXPLANATIONS: Final = {
-    sqlite3.SQLITE_FULL: "the disk is full; free some space, then start the node again: it resumes where it was",
+    sqlite3.SQLITE_FULL: f"the disk is full; free some space, {_RESUMES}",
     sqlite3.SQLITE_BUSY: "in use by another process; a node runs once at a time, so stop that process first",
     sqlite3.SQLITE_READONLY: f"cannot be written; {_WRITABLE}",
     sqlite3.SQLITE_CANTOPEN: f"cannot be opened; {_WRITABLE}",
     sqlite3.SQLITE_PERM: f"permission denied; {_WRITABLE}",
-    sqlite3.SQLITE_IOERR: "reading or writing failed; check the disk and its free space, then start the node "
-    "again: it resumes where it was",
+    sqlite3.SQLITE_IOERR: f"reading or writing failed; check the disk and its free space, {_RESUMES}",
 }
 _DAMAGE: Final = {
     sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR, sqlite3.SQLITE_MISUSE,
@@ -88,7 +88,7 @@ def damaged(path: Path, detail: str) -> StorageError:
 
 
 def checksum(key: bytes, value: bytes) -> int:
-    """CRC-32 of a row. SQLite checks its pages' structure only; a flipped bit in a lock must not go unseen."""
+    """CRC-32 of a row: SQLite checks its pages' structure only, and a flipped bit in a lock must be seen."""
     return crc32(value, crc32(key))
 
 
@@ -185,13 +185,13 @@ def _inspect(path: Path, owner: bytes) -> None:
         if found > SCHEMA_VERSION:
             writer = bytes(about.get("program", b"of a newer version")).decode(errors="replace")
             raise StorageError(
-                f"{path}: written by asyncfl {writer} (schema {found}); this is asyncfl {version('asyncfl')}, "
-                f"which knows schemas up to {SCHEMA_VERSION}. Run asyncfl {writer} or newer. Nothing was changed"
+                f"{path}: written by asyncfl {writer} (schema {found}); this is asyncfl {version('asyncfl')} "
+                f"(schema {SCHEMA_VERSION}). Run asyncfl {writer} or newer. Nothing was changed"
             )
         if about.get("owner") != owner:
             raise StorageError(
-                f"{path}: the state of another node or deployment; every node keeps its own state directory, and "
-                "a new deployment starts with empty ones. Nothing was changed"
+                f"{path}: the state of another node or deployment; every node keeps its own state directory, "
+                "and a new deployment starts with empty ones. Nothing was changed"
             )
         report = connection.execute("PRAGMA integrity_check(1)").fetchone()[0]
         if report != "ok":

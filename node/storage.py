@@ -1,4 +1,4 @@
-"""Durable state: the tables of `asyncfl.effects.Table`, written by one thread, fsynced before `commit` returns.
+"""Durable state: the tables of `asyncfl.effects.Table`, written by one thread, on disk when `commit` returns.
 
 A commit is all or nothing. After one that failed there is no other: what is on disk is then some prefix of
 what was asked, and only a restart may build on it.
@@ -39,7 +39,7 @@ class Storage:
 
     @classmethod
     def open(cls, path: Path, *, owner: bytes = b"") -> Self:
-        """Open the state file at `path`, or create it, and hold it until `close`. Blocks: call it off the loop.
+        """Open the state file at `path`, or create it, and hold it until `close`. Blocks.
 
         `owner` (deployment digest and public key) is written into a new file and must match an existing one.
         Raises `StorageError`: in use by another process, damaged, cut to nothing, written by a newer program,
@@ -56,7 +56,7 @@ class Storage:
         return cls(path, lock, thread, connection)
 
     def load(self) -> dict[Table, dict[bytes, bytes]]:
-        """The content of every table. Blocks: call it off the loop. Raises `StorageError` for a damaged row."""
+        """The content of every table. Blocks. Raises `StorageError` for a damaged row."""
         return self._thread.submit(self._load).result()
 
     def _load(self) -> dict[Table, dict[bytes, bytes]]:
@@ -114,6 +114,6 @@ class Storage:
             os.close(self._lock)
 
     def _close(self) -> None:
-        # Closing copies the write-ahead log into the file. Where that fails, the log stays and is read next time.
+        # Closing copies the write-ahead log into the file; where that fails, the log is read next time.
         with suppress(sqlite3.Error):
             self._connection.close()
