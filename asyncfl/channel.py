@@ -41,7 +41,10 @@ _PROLOGUE: Final = b"asyncfl/1"
 
 
 class Channel:
-    """Both directions of an established channel with `peer` (an Ed25519 public key). Keys never show in its repr."""
+    """Both directions of an established channel with `peer` (an Ed25519 public key).
+
+    Keys never show in its repr.
+    """
 
     __slots__ = ("_broken", "_receiving", "_sending", "peer")
 
@@ -68,7 +71,8 @@ class Channel:
         plain = b"".join(pieces)
         if len(plain) > MAX_PLAIN_BYTES or len(pieces) > 2 * MAX_PARTS:
             raise LocalProtocolError(
-                f"a frame of {len(plain)} bytes in {len(pieces) // 2} parts exceeds {MAX_PLAIN_BYTES} in {MAX_PARTS}"
+                f"a frame has at most {MAX_PLAIN_BYTES} bytes in {MAX_PARTS} parts, "
+                f"this one {len(plain)} in {len(pieces) // 2}"
             )
         encrypt = self._sending.encrypt
         if len(plain) <= _PLAIN_RECORD:

@@ -102,7 +102,9 @@ class Handshake:
         ephemeral: bytes | None = None,
     ) -> None:
         if initiator != (remote_static is not None):
-            raise LocalProtocolError("in IK the initiator, and only it, knows the other's static key beforehand")
+            raise LocalProtocolError(
+                "in IK the initiator, and only it, knows the other's static key at first"
+            )
         self._initiator = initiator
         self._static = static
         self._ephemeral = ephemeral if ephemeral is not None else system_random(KEY_BYTES)
@@ -190,7 +192,7 @@ class Handshake:
             plaintext = self._cipher.decrypt(sealed, self.hash)
         except MalformedMessage:
             raise HandshakeError(
-                "the handshake does not authenticate: another deployment, another key than expected, or garbage"
+                "the handshake does not authenticate: another deployment, another key, or garbage"
             ) from None
         self._mix_hash(sealed)
         return plaintext

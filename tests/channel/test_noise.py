@@ -6,10 +6,10 @@ import json
 from pathlib import Path
 
 import pytest
+from nacl.bindings import crypto_scalarmult_base
 
 from asyncfl.errors import HandshakeError, LocalProtocolError, MalformedMessage
 from asyncfl.noise import NONCE_LIMIT, CipherState, Handshake
-from nacl.bindings import crypto_scalarmult_base
 
 VECTORS = json.loads(
     (Path(__file__).parent / "vectors" / "noise_ik_25519_chachapoly_blake2b.json").read_text()
@@ -29,13 +29,23 @@ LOW_ORDER = [
 
 @pytest.mark.parametrize("vector", VECTORS, ids=lambda vector: vector["protocol_name"])
 def test_published_vector_is_reproduced_byte_for_byte(vector: dict[str, object]) -> None:
-    data = {key: bytes.fromhex(value) for key, value in vector.items() if isinstance(value, str) and key != "protocol_name"}
+    data = {
+        key: bytes.fromhex(value)
+        for key, value in vector.items()
+        if isinstance(value, str) and key != "protocol_name"
+    }
     initiator = Handshake(
-        initiator=True, prologue=data["init_prologue"], static=data["init_static"],
-        ephemeral=data["init_ephemeral"], remote_static=data["init_remote_static"],
+        initiator=True,
+        prologue=data["init_prologue"],
+        static=data["init_static"],
+        ephemeral=data["init_ephemeral"],
+        remote_static=data["init_remote_static"],
     )
     responder = Handshake(
-        initiator=False, prologue=data["resp_prologue"], static=data["resp_static"], ephemeral=data["resp_ephemeral"]
+        initiator=False,
+        prologue=data["resp_prologue"],
+        static=data["resp_static"],
+        ephemeral=data["resp_ephemeral"],
     )
     messages = [
         (bytes.fromhex(message["payload"]), bytes.fromhex(message["ciphertext"]))
@@ -51,7 +61,9 @@ def test_published_vector_is_reproduced_byte_for_byte(vector: dict[str, object])
     (to_responder, from_responder), (to_initiator, from_initiator) = initiator.split(), responder.split()
     assert len(transport) >= 2
     for index, (plaintext, ciphertext) in enumerate(transport):
-        sender, receiver = (to_responder, from_initiator) if index % 2 == 0 else (to_initiator, from_responder)
+        sender, receiver = (
+            (to_responder, from_initiator) if index % 2 == 0 else (to_initiator, from_responder)
+        )
         assert sender.encrypt(plaintext) == ciphertext
         assert receiver.decrypt(ciphertext) == plaintext
 
@@ -60,7 +72,10 @@ def pair() -> tuple[Handshake, Handshake]:
     static = bytes(range(32))
     responder = Handshake(initiator=False, prologue=b"p", static=static)
     initiator = Handshake(
-        initiator=True, prologue=b"p", static=bytes(range(1, 33)), remote_static=crypto_scalarmult_base(static)
+        initiator=True,
+        prologue=b"p",
+        static=bytes(range(1, 33)),
+        remote_static=crypto_scalarmult_base(static),
     )
     return initiator, responder
 

@@ -1,0 +1,81 @@
+"""Blobs on their way to one peer: read from disk a little ahead, one chunk of each in turn."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict, deque
+from collections.abc import Awaitable, Callable
+
+from asyncfl.errors import StorageError
+from asyncfl.messages import CHUNK_BYTES, Chunk, Missing, encode_message
+from node.blobs import BlobStore
+from node.transport.limits import Limits
+
+InThread = Callable[..., Awaitable[object]]
+
+
+class Outgoing:
+    """The transfers to one peer. `take` never waits; `run` keeps at most `chunks_ahead` chunks in memory."""
+
+    def __init__(
+        self, blobs: BlobStore, in_thread: InThread, limits: Limits, ready: Callable[[], None]
+    ) -> None:
+        self._blobs = blobs
+        self._in_thread = in_thread
+        self._limits = limits
+        self._ready = ready
+        self._offsets: OrderedDict[bytes, int] = OrderedDict()
+        self._chunks: deque[bytes] = deque()
+        self._work = asyncio.Event()
+
+    def __len__(self) -> int:
+        return len(self._offsets)
+
+    def add(self, digest: bytes, offset: int) -> bool:
+        """Stream a blob from `offset` on (again, if it is under way). False: too many already."""
+        if digest not in self._offsets and len(self._offsets) >= self._limits.outgoing_blobs:
+            return False
+        self._offsets[digest] = offset
+        self._work.set()
+        return True
+
+    def take(self) -> bytes | None:
+        """The next encoded chunk, if one is ready."""
+        if not self._chunks:
+            return None
+        self._work.set()
+        return self._chunks.popleft()
+
+    async def run(self) -> None:
+        """Read ahead, for ever."""
+        while True:
+            while not self._offsets or len(self._chunks) >= self._limits.chunks_ahead:
+                self._work.clear()
+                await self._work.wait()
+            digest, offset = next(iter(self._offsets.items()))
+            try:
+                data, size = await self._blobs_read(digest, offset)
+            except StorageError:
+                data, size = b"", -1
+            if self._offsets[digest] != offset:
+                continue  # asked again meanwhile, from another offset
+            if not data:
+                del self._offsets[digest]
+                if offset != size:
+                    self._put(encode_message(Missing(blob=digest)))
+                continue
+            self._put(encode_message(Chunk(blob=digest, offset=offset, data=data)))
+            if offset + len(data) >= size:
+                del self._offsets[digest]
+            else:
+                self._offsets[digest] = offset + len(data)
+                self._offsets.move_to_end(digest)
+
+    async def _blobs_read(self, digest: bytes, offset: int) -> tuple[bytes, int]:
+        result = await self._in_thread(self._blobs.read_range, digest, offset, CHUNK_BYTES)
+        assert isinstance(result, tuple)
+        return result
+
+    def _put(self, encoded: bytes) -> None:
+        self._chunks.append(encoded)
+        self._ready()
