@@ -10,6 +10,7 @@
     │   ├── MalformedMessage    bytes that are no valid message: closes the peer's channel
     │   ├── HandshakeError      the peer could not prove who it is
     │   └── InvalidItem         a relayed or gossiped item that fails a check: dropped, closes nothing
+    ├── UpdateError             the trained update cannot be masked: wrong length, NaN or infinity
     ├── OpeningError            no subset of the share sums at hand opens the group (yet)
     ├── StorageError            the disk or database refused; names the file and the remedy
     └── DeadlineExceeded        a wait ended; names what was waited for
@@ -50,6 +51,10 @@ class HandshakeError(RemoteProtocolError):
 
 class InvalidItem(RemoteProtocolError):
     """A relayed, gossiped or pulled item failed verification."""
+
+
+class UpdateError(AsyncflError):
+    """A trained update that cannot be masked: of the wrong length, or with NaN or infinite coordinates."""
 
 
 class OpeningError(AsyncflError):

@@ -1,0 +1,204 @@
+"""From share sums to the opened sum of a group."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import combinations
+from typing import Final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from asyncfl.errors import InvalidItem, OpeningError
+from asyncfl.federation import Federation
+from asyncfl.masking.proof import CPU, check_products
+from asyncfl.masking.sharing import lagrange_weights
+from asyncfl.parameters import CHECK_BLOCKS, OPENING_BOUND
+from asyncfl.ring import (
+    canonical,
+    centre_,
+    from_lanes,
+    pack,
+    packed_bytes,
+    public_polynomials,
+    to_lanes,
+    transform,
+    unpack,
+)
+from asyncfl.ring.packing import to_bytes
+
+_PROBE: Final = 64
+"""Coordinates that are looked at first: a wrong combination passes them with probability at most 4^-64."""
+_BATCH: Final = 512
+"""Combinations that are probed by one matrix product."""
+
+
+def sum_packed(shares: Sequence[bytes], federation: Federation) -> bytes:
+    """Coefficient-wise sum mod q of packed ring elements, packed. Raises `InvalidItem` for a bad one."""
+    ring = federation.parameters.ring
+    total = torch.zeros((32, 1, ring.degree // 32), dtype=torch.int64)
+    for share in shares:
+        total += _element(share, federation)
+    return to_bytes(pack((total % ring.modulus).to(torch.int32)))
+
+
+def _element(packed: bytes, federation: Federation) -> Tensor:
+    ring = federation.parameters.ring
+    if len(packed) != packed_bytes(1, ring.degree):
+        raise InvalidItem(f"a ring element of {len(packed)} bytes instead of {packed_bytes(1, ring.degree)}")
+    return unpack(packed, ring.degree, ring.modulus, CPU)
+
+
+def _pack_element(centred: Tensor, federation: Federation) -> bytes:
+    ring = federation.parameters.ring
+    lanes = to_lanes(centred, ring.degree).contiguous()
+    return to_bytes(pack(canonical(lanes, ring.modulus)))
+
+
+def find_secret(
+    payloads: Iterable[Callable[[], bytes]], answers: Mapping[int, bytes], federation: Federation
+) -> tuple[bytes, tuple[int, ...]]:
+    """The sum of the members' secrets (packed), and the replicas whose answers lie on its polynomial.
+
+    `payloads` give the members' packed y one at a time; only check blocks are kept. `answers[j]` is replica j's packed
+    share sum; malformed ones are passed over. Every subset of n-2t answers is interpolated at 0 until one brings the check
+    blocks within 16384 per member and coordinate: one ring product per answer, then linear combinations, so that at most
+    C(n, n-2t) <= 8008 cheap ones are tried. Among subsets that open, the polynomial with most answers on it is reported.
+    Raises `OpeningError` when no subset opens.
+    """
+    parameters, ring = federation.parameters, federation.parameters.ring
+    residue, members = _check_sum(payloads, federation)
+    elements: dict[int, Tensor] = {}
+    for index in sorted(answers):
+        try:
+            element = from_lanes(_element(answers[index], federation))[0]
+        except InvalidItem:
+            continue
+        elements[index] = centre_(element.to(torch.float64), ring.modulus)
+    if len(elements) < parameters.threshold:
+        raise OpeningError(
+            f"{len(elements)} well-formed share sums, {parameters.threshold} are needed to open the group"
+        )
+    indices = tuple(elements)
+    shares = torch.stack(tuple(elements.values()))
+    images = check_products(shares, federation)
+    best: tuple[int, ...] = ()
+    secret = b""
+    for positions, weights in _opening_subsets(residue, images, indices, members * OPENING_BOUND, federation):
+        subset = tuple(indices[position] for position in positions)
+        if set(subset) <= set(best):
+            continue
+        agreeing = _agreeing(shares, indices, subset, positions, ring.modulus)
+        if len(agreeing) > len(best):
+            best = agreeing
+            secret = _pack_element(centre_(weights @ shares[list(positions)], ring.modulus), federation)
+        if len(best) == len(indices):
+            break
+    if not best:
+        raise OpeningError(
+            f"no {parameters.threshold} of the {len(indices)} share sums open the group: too many of them are wrong; "
+            "more answers are needed"
+        )
+    return secret, best
+
+
+def _check_sum(payloads: Iterable[Callable[[], bytes]], federation: Federation) -> tuple[Tensor, int]:
+    """Sum of the members' check blocks, [K*N] centred float64, and the number of members."""
+    ring = federation.parameters.ring
+    size = packed_bytes(CHECK_BLOCKS, ring.degree)
+    total = torch.zeros(CHECK_BLOCKS * ring.degree, dtype=torch.float64)
+    members = 0
+    for load in payloads:
+        blocks = unpack(memoryview(load())[-size:], ring.degree, ring.modulus, CPU)
+        total += from_lanes(blocks).flatten()
+        members += 1
+    return centre_(total, ring.modulus), members
+
+
+def _opening_subsets(
+    residue: Tensor, images: Tensor, indices: Sequence[int], bound: int, federation: Federation
+) -> Iterable[tuple[tuple[int, ...], Tensor]]:
+    """Subsets (as positions) of n-2t answers that open the check blocks, with their weights at 0 (centred float64)."""
+    modulus, threshold = federation.parameters.modulus, federation.parameters.threshold
+    subsets = list(combinations(range(len(indices)), threshold))
+    for first in range(0, len(subsets), _BATCH):
+        batch = subsets[first : first + _BATCH]
+        matrix = torch.zeros((len(batch), len(indices)), dtype=torch.float64)
+        for row, positions in enumerate(batch):
+            points = [indices[position] + 1 for position in positions]
+            weights = torch.tensor(lagrange_weights(points, 0, modulus), dtype=torch.float64)
+            matrix[row, list(positions)] = weights
+        centre_(matrix, modulus)
+        probed = centre_(residue[:_PROBE] - matrix @ images[:, :_PROBE], modulus)
+        for row in (probed.abs().amax(1) <= bound).nonzero().flatten().tolist():
+            opened = centre_(residue - matrix[row] @ images, modulus)
+            if float(opened.abs().max()) <= bound:
+                positions = batch[row]
+                yield positions, matrix[row, list(positions)]
+
+
+def _agreeing(
+    shares: Tensor, indices: Sequence[int], subset: Sequence[int], positions: Sequence[int], modulus: int
+) -> tuple[int, ...]:
+    """The replicas whose answers lie on the polynomial through the answers of `subset`."""
+    points = [index + 1 for index in subset]
+    rows = [lagrange_weights(points, index + 1, modulus) for index in indices]
+    matrix = centre_(torch.tensor(rows, dtype=torch.float64), modulus)
+    difference = centre_(matrix @ shares[list(positions)] - shares, modulus)
+    same = (difference == 0).all(1).tolist()
+    return tuple(index for index, equal in zip(indices, same, strict=True) if equal)
+
+
+def open_sum(
+    payloads: Iterable[bytes], secret: bytes, federation: Federation, *, device: str | torch.device = "cpu"
+) -> Tensor:
+    """The opened sum of the members' integer updates and noise: int32 [d] on the CPU.
+
+    `secret` is the packed sum of their secrets. Payloads are added one at a time: memory O(d). Raises `InvalidItem` when a
+    payload or the secret is malformed, or the check blocks do not come out within 16384 per member and coordinate.
+    """
+    device = torch.device(device)
+    parameters, ring = federation.parameters, federation.parameters.ring
+    blocks = parameters.blocks(federation.dimension)
+    engine = transform(ring.degree, ring.modulus, device)
+    public = public_polynomials(federation.digest, "payload", blocks, ring.degree, ring.modulus, device)
+    element = centre_(_element(secret, federation).to(torch.float64), ring.modulus)
+
+    sums = [torch.zeros(spectra.shape, dtype=torch.int32, device=device) for spectra in public]
+    check = torch.zeros(CHECK_BLOCKS * ring.degree, dtype=torch.float64)
+    members = 0
+    for payload in payloads:
+        if len(payload) != parameters.upload_bytes(federation.dimension):
+            raise InvalidItem(f"upload of {len(payload)} bytes instead of {parameters.upload_bytes(federation.dimension)}")
+        view, offset = memoryview(payload), 0
+        for total in sums:
+            size = packed_bytes(total.shape[1], ring.degree)
+            total += unpack(view[offset : offset + size], ring.degree, ring.modulus, device)
+            offset += size
+        check += from_lanes(unpack(view[offset:], ring.degree, ring.modulus, CPU)).flatten()
+        members += 1
+
+    opened = centre_(check - check_products(from_lanes(element), federation)[0], ring.modulus)
+    if not members or float(opened.abs().max()) > members * OPENING_BOUND:
+        raise InvalidItem("the secret does not open the group: its check blocks are out of bounds")
+    multiplier = engine.multiplier(-element.to(device))
+    result = torch.empty(blocks * ring.degree, dtype=torch.int32, device=device)
+    lanes, first = to_lanes(result, ring.degree), 0
+    for spectra, total in zip(public, sums, strict=True):
+        last = first + spectra.shape[1]
+        lanes[:, first:last] = engine.multiply_add(spectra, multiplier, total.to(torch.float64))
+        first = last
+    return result[: federation.dimension].cpu()
+
+
+def encode_sum(total: Tensor) -> bytes:
+    """Canonical bytes of an opened sum: little-endian int32."""
+    return total.to(torch.int32).cpu().numpy().astype("<i4", copy=False).tobytes()
+
+
+def decode_sum(data: bytes, dimension: int) -> Tensor:
+    """The int32 [d] sum of canonical bytes. Raises `InvalidItem` for a wrong length."""
+    if len(data) != 4 * dimension:
+        raise InvalidItem(f"an opened sum of {len(data)} bytes instead of {4 * dimension}")
+    return torch.from_numpy(np.frombuffer(data, dtype="<i4").astype(np.int32))

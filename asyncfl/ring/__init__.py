@@ -1,0 +1,38 @@
+"""Exact arithmetic in Z_q[X]/(X^N+1): transform, packing, public polynomials, secret randomness.
+
+Tensors are held in *lane form*: `[32, B, N/32]`, where coefficient i of block b sits at
+`[i // (N/32), b, i % (N/32)]`. It is the order in which the transform's matrix products and the packing
+work on contiguous memory, for any number of blocks B.
+"""
+
+from asyncfl.ring.gaussian import Gaussian
+from asyncfl.ring.packing import pack, packed_bytes, unpack
+from asyncfl.ring.public import public_polynomials
+from asyncfl.ring.stream import SecretStream
+from asyncfl.ring.transform import (
+    Multiplier,
+    Transform,
+    batch_blocks,
+    canonical,
+    centre_,
+    from_lanes,
+    to_lanes,
+    transform,
+)
+
+__all__ = [
+    "Gaussian",
+    "Multiplier",
+    "SecretStream",
+    "Transform",
+    "batch_blocks",
+    "canonical",
+    "centre_",
+    "from_lanes",
+    "pack",
+    "packed_bytes",
+    "public_polynomials",
+    "to_lanes",
+    "transform",
+    "unpack",
+]

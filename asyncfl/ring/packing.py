@@ -1,0 +1,80 @@
+"""Residues mod q < 2^23 at 23 bits each.
+
+A block of N coefficients is a matrix [32, N/32]: coefficient i stands at row i // (N/32). Each column's 32
+coefficients, 23 bits each from the lowest up, are one number of 736 bits; its 23 little-endian 32-bit words
+are stored word-major: `[23, N/32]` words, 23*N/8 bytes a block. 32 coefficients fill 23 words exactly, and
+all N/32 columns (of all blocks at a time) are shifted and joined by the same vector operations.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from asyncfl.errors import InvalidItem
+from asyncfl.ring.transform import ROWS
+
+BITS: Final = 23
+_MASK: Final = (1 << BITS) - 1
+_WORD: Final = 32
+
+
+def packed_bytes(blocks: int, degree: int) -> int:
+    """Size of `blocks` packed blocks."""
+    return blocks * degree * BITS // 8
+
+
+def pack(lanes: Tensor, out: Tensor | None = None) -> Tensor:
+    """Words [B, 23, C] (int32) of residues [32, B, C] (int32, in [0, q)); `out` may be a view."""
+    coefficients = lanes.unbind(0)
+    words = torch.empty((BITS, *lanes.shape[1:]), dtype=torch.int32, device=lanes.device)
+    part = torch.empty_like(coefficients[0])
+    for index, word in enumerate(words.unbind(0)):
+        first = index * _WORD // BITS
+        last = min(((index + 1) * _WORD - 1) // BITS, ROWS - 1)
+        for position in range(first, last + 1):
+            target = word if position == first else part
+            shift = position * BITS - index * _WORD
+            if shift >= 0:
+                torch.bitwise_left_shift(coefficients[position], shift, out=target)
+            else:
+                torch.bitwise_right_shift(coefficients[position], -shift, out=target)
+            if position != first:
+                word.bitwise_or_(part)
+    ordered = words.permute(1, 0, 2)
+    return ordered.contiguous() if out is None else out.copy_(ordered)
+
+
+def unpack(data: bytes | memoryview, degree: int, modulus: int, device: torch.device) -> Tensor:
+    """Residues [32, B, C] (int32) of packed blocks.
+
+    Raises `InvalidItem` when the length is not a whole number of blocks or a coefficient is >= q.
+    """
+    columns = degree // ROWS
+    if not data or len(data) % packed_bytes(1, degree):
+        raise InvalidItem(f"{len(data)} bytes are not a whole number of packed blocks of {degree} coefficients")
+    stored = np.frombuffer(data, dtype="<i4").reshape(-1, BITS, columns)
+    words = torch.from_numpy(stored.transpose(1, 0, 2).astype(np.int32, order="C")).to(device)
+    lanes = torch.empty((ROWS, *words.shape[1:]), dtype=torch.int32, device=device)
+    part = torch.empty_like(words[0])
+    source = words.unbind(0)
+    for position, coefficient in enumerate(lanes.unbind(0)):
+        word, shift = divmod(position * BITS, _WORD)
+        torch.bitwise_right_shift(source[word], shift, out=coefficient)
+        if shift + BITS > _WORD:
+            # >> keeps the sign, so cut to the bits that this word really holds before the rest is joined.
+            coefficient.bitwise_and_((1 << (_WORD - shift)) - 1)
+            torch.bitwise_left_shift(source[word + 1], _WORD - shift, out=part)
+            coefficient.bitwise_or_(part)
+        coefficient.bitwise_and_(_MASK)
+    if int(lanes.max()) >= modulus:
+        raise InvalidItem(f"a packed coefficient is not below the modulus {modulus}")
+    return lanes
+
+
+def to_bytes(words: Tensor) -> bytes:
+    """The canonical bytes of packed words."""
+    return words.cpu().numpy().astype("<i4", copy=False).tobytes()

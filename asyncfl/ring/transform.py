@@ -1,0 +1,161 @@
+"""Negacyclic number-theoretic transform as two exact float64 matrix products.
+
+Write a coefficient's index as i = C*a + b with a < 32, b < C = N/32, and a frequency's as k = r + 32*m with
+r < 32, m < C. With psi a primitive 2N-th root of unity (so psi^N = -1),
+
+    X_k = sum_i x_i psi^(i(2k+1)) = sum_b psi^(b(2k+1)) sum_a psi^(C*a*(2r+1)) x_(C*a+b)
+
+because psi^(C*a*64*m) = psi^(2N*a*m) = 1. The inner sum is one 32 x 32 product for all columns and blocks,
+the outer one a C x C product for every r; the twist by powers of psi and the twiddle factors sit inside the
+matrices. Residues are centred, |x| <= q/2 + 2 < 2^22, so a sum of 32 products stays below 2^49 and float64
+(53 bits) is exact, on any device.
+
+Multiplying *many* public polynomials by *one* polynomial s folds the spectrum of s into the first matrix of
+the inverse transform (`Multiplier`): a product then costs two matrix products and two reductions in all.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Final
+
+import torch
+from torch import Tensor
+
+ROWS: Final = 32
+"""First factor of N, and the number of coefficients of a packing lane."""
+_CPU_BATCH: Final = 1 << 17
+"""Coefficients of a batch on the CPU: 1 MiB of float64, so that operands of a product stay in the cache."""
+_DEVICE_BATCH: Final = 1 << 22
+
+
+def batch_blocks(degree: int, device: torch.device) -> int:
+    """How many blocks to process at a time so that the working set stays in the cache."""
+    return max(1, (_CPU_BATCH if device.type == "cpu" else _DEVICE_BATCH) // degree)
+
+
+def centre_(values: Tensor, modulus: int, scratch: Tensor | None = None) -> Tensor:
+    """Reduce integral float64 `values`, |x| < 2^53, in place to |x| <= q/2 + 2.
+
+    The quotient is rounded from x * (1/q), whose error is far below one, so the residue is exact and at most
+    a few units off the smallest one.
+    """
+    quotient = torch.mul(values, 1.0 / modulus, out=scratch)
+    return values.sub_(quotient.round_(), alpha=modulus)
+
+
+def canonical(values: Tensor, modulus: int, out: Tensor | None = None) -> Tensor:
+    """int32 residues in [0, q) of float64 `values` that `centre_` left."""
+    result = values.to(torch.int32) if out is None else out.copy_(values)
+    result.add_((result >> 31).bitwise_and_(modulus))
+    # A residue may be centred a few units off, so -q/2-2 .. q/2+2 is all that can come in: one step is enough.
+    return result
+
+
+def to_lanes(values: Tensor, degree: int) -> Tensor:
+    """[B*N] or [B, N] in natural order -> a [32, B, N/32] view."""
+    return values.reshape(-1, ROWS, degree // ROWS).permute(1, 0, 2)
+
+
+def from_lanes(lanes: Tensor) -> Tensor:
+    """[32, B, N/32] -> [B, N] in natural order."""
+    return lanes.permute(1, 0, 2).reshape(lanes.shape[1], -1)
+
+
+class Multiplier:
+    """A polynomial s, prepared for multiplication with many public ones: one C x C matrix for each r."""
+
+    __slots__ = ("matrices",)
+
+    def __init__(self, matrices: Tensor) -> None:
+        self.matrices = matrices
+
+    def __repr__(self) -> str:
+        return "Multiplier(redacted)"
+
+
+class Transform:
+    """The transform of one ring on one device. Build with `transform`, which caches."""
+
+    def __init__(self, degree: int, modulus: int, device: torch.device) -> None:
+        if degree % ROWS or (modulus - 1) % (2 * degree):
+            raise ValueError(f"degree {degree} must be a multiple of {ROWS}, and 2N must divide q - 1")
+        self.degree, self.modulus, self.device = degree, modulus, device
+        self.columns = degree // ROWS
+        root = _primitive_root(degree, modulus)
+        order = 2 * degree
+        rows = torch.arange(ROWS)
+        columns = torch.arange(self.columns)
+        frequency = 2 * (rows[:, None] + ROWS * columns[None, :]) + 1  # [r, m] -> 2k+1
+        outer = self.columns * rows[:, None] * (2 * rows[None, :] + 1)  # [a, r]
+        inner = columns[None, :, None] * frequency[:, None, :]  # [r, b, m]
+        powers = _powers(root, order, modulus)
+        scale = pow(degree, -1, modulus)
+        self._forward_rows = self._constant(powers[outer % order].T)
+        self._forward_columns = self._constant(powers[inner % order])
+        self._inverse_columns = self._constant(powers[-inner % order].transpose(1, 2))
+        self._inverse_rows = self._constant(powers[-outer % order] * scale % modulus)
+
+    def _constant(self, residues: Tensor) -> Tensor:
+        centred = torch.where(residues > self.modulus // 2, residues - self.modulus, residues)
+        return centred.to(self.device, torch.float64).contiguous()
+
+    def forward(self, lanes: Tensor) -> Tensor:
+        """Spectra [32, B, C] (centred float64) of polynomials [32, B, C] (centred, float64).
+
+        Entry [r, b, m] is block b's value at psi^(2(r + 32m) + 1).
+        """
+        rows = self._forward_rows @ lanes.reshape(ROWS, -1)
+        centre_(rows, self.modulus)
+        return centre_(torch.bmm(rows.view(lanes.shape), self._forward_columns), self.modulus)
+
+    def inverse(self, spectra: Tensor) -> Tensor:
+        """Polynomials [32, B, C] (centred float64) with these spectra."""
+        columns = centre_(torch.bmm(spectra, self._inverse_columns), self.modulus)
+        rows = self._inverse_rows @ columns.view(ROWS, -1)
+        return centre_(rows, self.modulus).view(spectra.shape)
+
+    def multiplier(self, polynomial: Tensor) -> Multiplier:
+        """Prepare one polynomial [32, 1, C] (centred float64) for `multiply_add`."""
+        spectrum = self.forward(polynomial).permute(0, 2, 1)  # [r, m, 1]
+        return Multiplier(centre_(spectrum * self._inverse_columns, self.modulus))
+
+    def multiply_add(self, spectra: Tensor, multiplier: Multiplier, out: Tensor) -> Tensor:
+        """`out += a_b * s` in place, then centred; `spectra` of all a_b (int32 or float64) and `out` are [32, B, C].
+
+        `out` is contiguous float64 with |x| < 2^52.
+        """
+        columns = torch.bmm(spectra.to(torch.float64), multiplier.matrices)
+        centre_(columns, self.modulus)
+        flat = out.view(ROWS, -1)
+        flat.addmm_(self._inverse_rows, columns.view(ROWS, -1))
+        # `columns` is free again: its memory takes the quotients.
+        return centre_(out, self.modulus, scratch=columns)
+
+    def product(self, spectra: Tensor, polynomial: Tensor) -> Tensor:
+        """`a_b * s` for all b: [32, B, C], centred float64."""
+        out = torch.zeros(spectra.shape, dtype=torch.float64, device=self.device)
+        return self.multiply_add(spectra, self.multiplier(polynomial), out)
+
+
+@lru_cache(maxsize=16)
+def transform(degree: int, modulus: int, device: torch.device) -> Transform:
+    """The cached transform of Z_q[X]/(X^N+1) on `device`."""
+    return Transform(degree, modulus, device)
+
+
+def _primitive_root(degree: int, modulus: int) -> int:
+    """psi with psi^N = -1 mod q: g^((q-1)/2N) for the smallest g that gives one."""
+    for generator in range(2, modulus):
+        root = pow(generator, (modulus - 1) // (2 * degree), modulus)
+        if pow(root, degree, modulus) == modulus - 1:
+            return root
+    raise ValueError(f"{modulus} has no primitive {2 * degree}-th root of unity")
+
+
+def _powers(root: int, order: int, modulus: int) -> Tensor:
+    power, powers = 1, []
+    for _ in range(order):
+        powers.append(power)
+        power = power * root % modulus
+    return torch.tensor(powers, dtype=torch.int64)
