@@ -51,8 +51,8 @@ _WRITABLE: Final = (
 )
 _NO_RETURN: Final = (
     "Nothing was changed. Do not start this node from an older copy, or from nothing, under its identity: "
-    "what it has signed or sent may be forgotten. It counts as faulty; to replace it, the operator makes a new "
-    "deployment file (see docs/data-model.md)"
+    "what it has signed or sent may be forgotten. It counts as faulty; to replace it, the operator makes a "
+    "new deployment file (see docs/data-model.md)"
 )
 _RESUMES: Final = "then start the node again: it resumes where it was"
 _EXPLANATIONS: Final = {
