@@ -86,8 +86,13 @@ def _inside(value: str) -> str:
     return value
 
 
+def is_name(text: str) -> bool:
+    """Whether `text` can name a node: also a file name below keys/, state/ and logs/."""
+    return re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", text) is not None
+
+
 def _file_name(value: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", value):
+    if not is_name(value):
         raise ValueError("a name is 1 to 64 letters, digits, '.', '_' or '-', the first a letter or digit")
     return value
 
@@ -106,7 +111,6 @@ Hash = Annotated[bytes, *_hex_form, AfterValidator(_sized(32))]
 SignatureBytes = Annotated[bytes, *_hex_form, AfterValidator(_sized(64))]
 Nonce = Annotated[bytes, *_hex_form, AfterValidator(_sized(NONCE_BYTES))]
 Name = Annotated[str, AfterValidator(_file_name)]
-"""Also a file name below keys/, state/ and logs/."""
 Epoch = Annotated[int, Field(ge=1, le=2**31 - 1)]
 
 

@@ -137,6 +137,8 @@ class Ready(Wire):
     epoch: Epoch
     coordinator: ReplicaIndex
     roster: Count
+    uploaded: Count
+    """The client's last stored upload (0: none): its next TASK comes from a model that contains it."""
     wants_task: bool
 
 
@@ -475,4 +477,8 @@ def decode_message(data: bytes | memoryview) -> Message:
     tag, fields = value
     if not 0 <= tag < len(_TYPES):
         raise MalformedMessage(f"unknown message type {tag}")
-    return _TYPES[tag].from_fields(fields)  # type: ignore[return-value]
+    message: Message = _TYPES[tag].from_fields(fields)  # type: ignore[assignment]
+    if encode_message(message) != bytes(data):
+        # Longer integers, maps for arrays, an integer for a float: one value must have one encoding.
+        raise MalformedMessage(f"{type(message).__name__}: not in canonical encoding")
+    return message

@@ -1,0 +1,106 @@
+"""Who is in which cell: swap-or-not shuffle of the roster, cut into cells of nearly equal size.
+
+Source: Ethereum consensus specifications, phase 0, `compute_shuffled_index` (SHA-256, 90 rounds), after
+Hoang, Morris and Rogaway, "An enciphering scheme based on a card shuffle" (CRYPTO 2012).
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from hashlib import sha256
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from asyncfl.digest import digest
+from asyncfl.errors import InvalidItem
+from asyncfl.federation import Federation, Roster
+
+SHUFFLE_ROUNDS: Final = 90
+
+
+def compute_shuffled_index(index: int, index_count: int, seed: bytes) -> int:
+    """The position of `index` after the shuffle of `index_count` positions under the 32-byte `seed`.
+
+    Raises `ValueError` unless 0 <= index < index_count.
+    """
+    if not 0 <= index < index_count:
+        raise ValueError(f"index {index} is not in [0, {index_count})")
+    for current_round in range(SHUFFLE_ROUNDS):
+        round_byte = bytes([current_round])
+        pivot = int.from_bytes(sha256(seed + round_byte).digest()[:8], "little") % index_count
+        flip = (pivot + index_count - index) % index_count
+        position = max(index, flip)
+        source = sha256(seed + round_byte + (position // 256).to_bytes(4, "little")).digest()
+        if (source[(position % 256) // 8] >> (position % 8)) % 2:
+            index = flip
+    return index
+
+
+def compute_shuffled_positions(index_count: int, seed: bytes) -> npt.NDArray[np.int64]:
+    """`compute_shuffled_index` of every index at once, int64 [index_count]."""
+    index = np.arange(index_count, dtype=np.int64)
+    if index_count == 0:
+        return index
+    for current_round in range(SHUFFLE_ROUNDS):
+        round_byte = bytes([current_round])
+        pivot = int.from_bytes(sha256(seed + round_byte).digest()[:8], "little") % index_count
+        flip = (pivot + index_count - index) % index_count
+        position = np.maximum(index, flip)
+        source = b"".join(
+            sha256(seed + round_byte + block.to_bytes(4, "little")).digest()
+            for block in range((index_count + 255) // 256)
+        )
+        bits = np.unpackbits(np.frombuffer(source, dtype=np.uint8), bitorder="little")
+        index = np.where(bits[position] == 1, flip, index)
+    return index
+
+
+def compute_seed(deployment: bytes, roster_digest: bytes, epoch: int) -> bytes:
+    """The shuffle seed of an epoch: nobody has a choice of cell."""
+    return digest("asyncfl/1/shuffle", deployment, roster_digest, epoch.to_bytes(8, "little"))
+
+
+def compute_cells(roster: Roster, cell_size: int, seed: bytes) -> tuple[tuple[bytes, ...], ...]:
+    """The roster in shuffled order, cut into floor(n_c / cell_size) cells whose sizes differ by at most one."""
+    count = len(roster.members)
+    order: list[bytes] = [b""] * count
+    for index, position in enumerate(compute_shuffled_positions(count, seed)):
+        order[int(position)] = roster.members[index]
+    cells = max(1, count // cell_size)
+    return tuple(tuple(order[k * count // cells : (k + 1) * count // cells]) for k in range(cells))
+
+
+class Assignment:
+    """Cells of every epoch of one federation, cached. Pure: the same answer at every party."""
+
+    def __init__(self, federation: Federation) -> None:
+        self._federation = federation
+        self._cached = lru_cache(maxsize=256)(self._compute)
+
+    def _compute(self, epoch: int) -> tuple[Roster, tuple[tuple[bytes, ...], ...], dict[bytes, int]]:
+        federation = self._federation
+        roster = federation.roster_at(epoch)
+        seed = compute_seed(federation.digest, roster.digest, epoch)
+        cells = compute_cells(roster, federation.parameters.cell_size, seed)
+        return roster, cells, {client: k for k, cell in enumerate(cells) for client in cell}
+
+    def roster(self, epoch: int) -> Roster:
+        return self._cached(epoch)[0]
+
+    def cells(self, epoch: int) -> tuple[tuple[bytes, ...], ...]:
+        """Members of each cell, in shuffled order."""
+        return self._cached(epoch)[1]
+
+    def cell_of(self, client: bytes, epoch: int) -> int:
+        """The client's cell. Raises `InvalidItem` if the roster of that epoch does not list it."""
+        cell = self._cached(epoch)[2].get(client)
+        if cell is None:
+            raise InvalidItem(f"client {client.hex()[:12]} is not in the roster of epoch {epoch}")
+        return cell
+
+    def line(self, cell: int) -> tuple[int, ...]:
+        """Replicas in the order in which clients ask them: k mod n first."""
+        n = self._federation.parameters.replicas
+        return tuple((cell + offset) % n for offset in range(n))

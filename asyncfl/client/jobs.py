@@ -1,0 +1,71 @@
+"""The client's heavy work, run off the event loop: train, then protect."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+
+from asyncfl import masking
+from asyncfl.digest import content_digest
+from asyncfl.effects import Blobs
+from asyncfl.errors import UpdateError
+from asyncfl.federation import Federation
+from asyncfl.identity import Identity
+from asyncfl.messages import Manifest, Settings
+from asyncfl.model import TrainingResult
+
+
+class Trainer(Protocol):
+    """The user's side: trains the flat model on this client's own data."""
+
+    def train(self, model: bytes, settings: Settings, epoch: int) -> TrainingResult: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """A protected upload; its payload is on disk already, under its digest."""
+
+    manifest: Manifest
+    examples: int
+    loss: float
+    norm: float
+    """L2 norm of the update before clipping."""
+    zeroed: bool
+    """The update held NaN or infinities, and zeros go out in its place."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrainAndProtect:
+    """Train from the model blob, mask, add noise. Raises `UpdateError` for an unusable update without DP.
+
+    With DP on, data never decides whether a client sends: an update with NaN or infinities goes out as zeros
+    plus noise (protocol section 7).
+    """
+
+    model: bytes
+    trainer: Trainer
+    settings: Settings
+    context: masking.UploadContext
+    identity: Identity
+    federation: Federation
+
+    def run(self, blobs: Blobs) -> Trained:
+        result = self.trainer.train(blobs.read(self.model), self.settings, self.context.epoch)
+        update, zeroed = result.update, False
+        if not bool(torch.isfinite(update).all()):
+            if self.federation.parameters.noise_multiplier == 0:
+                raise UpdateError(
+                    f"the update of epoch {self.context.epoch} holds NaN or infinities: training diverged; "
+                    "lower the learning rate"
+                )
+            update, zeroed = torch.zeros_like(update), True
+        protected = masking.protect(
+            update, self.context, self.identity, self.federation, device=str(update.device)
+        )
+        blobs.write(protected.payload)
+        if content_digest(protected.payload) != protected.manifest.core.upload:
+            raise UpdateError("the payload does not match its manifest: this is a bug")
+        norm = float(torch.linalg.vector_norm(update.to(torch.float64)))
+        return Trained(protected.manifest, result.examples, result.loss, norm, zeroed)

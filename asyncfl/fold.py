@@ -1,0 +1,166 @@
+"""The model as a pure function of a set of ledger items: model(version) = fold over rows in order.
+
+Exact by construction, so that replicas agree to the last bit: sums of integers; one elementwise float64
+multiplication, rounded to a multiple of 2^-32, per row; those rounded integers are added, so that the order
+of arrival is irrelevant (protocol section 6).
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from math import ceil, isqrt, sqrt
+
+import torch
+from torch import Tensor
+
+from asyncfl.digest import content_digest
+from asyncfl.effects import Blobs
+from asyncfl.federation import Federation
+from asyncfl.ledger import compute_chain
+from asyncfl.masking import decode_sum
+from asyncfl.messages import Item, Row
+from asyncfl.parameters import Parameters, Segment
+
+FRACTION = float(1 << 32)
+"""Row contributions are integers in units of 2^-32."""
+EXPECTED_ROWS = 5
+CACHED_STATES = 12
+
+
+def compute_expected(previous: Sequence[int], roster_size: int) -> int:
+    """Members to expect in a row: the (upper) median of the last five non-empty rows, the roster at first."""
+    recent = sorted(previous[-EXPECTED_ROWS:])
+    return recent[len(recent) // 2] if recent else roster_size
+
+
+def squared_norm(values: Tensor) -> int:
+    """Exact sum of squares of an integer tensor with |values| <= 2^26."""
+    wide = values.to(torch.int64)
+    padded = torch.nn.functional.pad(wide, (0, -wide.numel() % 1024)).view(-1, 1024)
+    return sum((padded * padded).sum(dim=1).tolist())
+
+
+def compute_norm_limit(parameters: Parameters, segment: Segment, members: int) -> int:
+    """Largest integer norm that a sum of `members` honest uploads reaches, noise included.
+
+    The noise allowance is the norm of `members` Gaussian errors plus six standard deviations.
+    """
+    dimension = segment.stop - segment.start
+    noise = sqrt(members) * parameters.payload_sigma * (sqrt(dimension) + 6.0)
+    return members * segment.bound + ceil(noise)
+
+
+def clip_sum(opened: Tensor, members: int, federation: Federation) -> Tensor:
+    """The opened sum int64 [d], each segment scaled down (by a multiple of 2^-16) to its norm limit."""
+    result = opened.to(torch.int64)
+    for segment in federation.segments:
+        part = result[segment.start : segment.stop]
+        limit = compute_norm_limit(federation.parameters, segment, members)
+        norm = isqrt(squared_norm(part))
+        if norm > limit:
+            weight = limit * 65536 // (norm + 1)
+            result[segment.start : segment.stop] = (part * weight + 32768) >> 16
+    return result
+
+
+def compute_contribution(sums: Iterable[tuple[Tensor, int]], expected: int, federation: Federation) -> Tensor:
+    """A row's contribution to the model, int64 [d] in units of 2^-32.
+
+    `sums` are (opened sum int32 [d], number of members). The row is worth
+    ``server_lr * (sum of opened sums) / max(members present, expected)``.
+    """
+    total = torch.zeros(federation.dimension, dtype=torch.int64)
+    members = 0
+    for opened, count in sums:
+        total += clip_sum(opened, count, federation)
+        members += count
+    share = federation.parameters.server_learning_rate / max(members, expected, 1)
+    values = total.to(torch.float64)
+    for segment in federation.segments:
+        values[segment.start : segment.stop] *= share * segment.clip / segment.bound * FRACTION
+    return values.round_().to(torch.int64)
+
+
+def apply_total(initial: bytes, total: Tensor) -> bytes:
+    """Canonical model bytes (float32 little-endian) of the initial model plus a fold state int64 [d]."""
+    start = torch.frombuffer(bytearray(initial), dtype=torch.float32).to(torch.float64)
+    return (start + total.to(torch.float64) / FRACTION).to(torch.float32).numpy().tobytes()
+
+
+@dataclass(frozen=True, slots=True)
+class FoldRow:
+    """One row as the fold needs it."""
+
+    chain: bytes
+    items: tuple[tuple[bytes, int], ...]
+    """(digest of the opened sum's blob, number of members) of each entry."""
+    expected: int
+
+
+def plan_fold(
+    origin: bytes, rows: Iterable[Row], item_of: Callable[[bytes], Item], roster_size_at: Callable[[int], int]
+) -> tuple[FoldRow, ...]:
+    """What to add up for the version whose rows these are."""
+    plan: list[FoldRow] = []
+    chain = origin
+    members: list[int] = []
+    for row in rows:
+        chain = compute_chain(chain, (row,))
+        items = tuple((item.opened, len(item.members)) for item in map(item_of, row.items))
+        plan.append(FoldRow(chain, items, compute_expected(members, roster_size_at(row.epoch))))
+        members.append(sum(count for _, count in items))
+    return tuple(plan)
+
+
+class FoldCache:
+    """Fold states after recent rows, by chain value: O(rows in flight * d) memory.
+
+    A late entry changes the chain from its row on, so that just those rows are added up again.
+    """
+
+    def __init__(self, limit: int = CACHED_STATES) -> None:
+        self._states: OrderedDict[bytes, Tensor] = OrderedDict()
+        self._limit = limit
+
+    def get(self, chain: bytes) -> Tensor | None:
+        state = self._states.get(chain)
+        if state is not None:
+            self._states.move_to_end(chain)
+        return state
+
+    def put(self, chain: bytes, state: Tensor) -> None:
+        self._states[chain] = state
+        while len(self._states) > self._limit:
+            self._states.popitem(last=False)
+
+
+@dataclass(frozen=True, slots=True)
+class FoldJob:
+    """Compute the model of a version off the event loop; returns (model digest, its size in bytes)."""
+
+    federation: Federation
+    initial: bytes
+    plan: tuple[FoldRow, ...]
+    cache: FoldCache
+
+    def run(self, blobs: Blobs) -> tuple[bytes, int]:
+        data = self.model(blobs)
+        blobs.write(data)
+        return content_digest(data), len(data)
+
+    def model(self, blobs: Blobs) -> bytes:
+        """Canonical bytes of the model."""
+        dimension = self.federation.dimension
+        start, total = 0, torch.zeros(dimension, dtype=torch.int64)
+        for index in range(len(self.plan), 0, -1):
+            state = self.cache.get(self.plan[index - 1].chain)
+            if state is not None:
+                start, total = index, state
+                break
+        for row in self.plan[start:]:
+            sums = ((decode_sum(blobs.read(name), dimension), members) for name, members in row.items)
+            total = total + compute_contribution(sums, row.expected, self.federation)
+            self.cache.put(row.chain, total)
+        return apply_total(self.initial, total)

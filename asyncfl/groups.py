@@ -1,0 +1,91 @@
+"""Rule 4 of an upload's life: which sets of uploads may be opened together. Pure; every signer applies it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+
+from asyncfl.assignment import Assignment
+from asyncfl.errors import InvalidItem
+from asyncfl.federation import Federation
+from asyncfl.messages import LockContent, Manifest, Member
+from asyncfl.parameters import MAX_LATE_EPOCHS
+
+
+def check_assignment(manifest: Manifest, federation: Federation, assignment: Assignment) -> None:
+    """Raise `InvalidItem` unless the upload is in the cell that the shuffle gives its client."""
+    core = manifest.core
+    roster = assignment.roster(core.epoch)
+    if (core.roster, core.roster_digest) != (roster.number, roster.digest):
+        raise InvalidItem(
+            f"the upload names roster {core.roster}, but epoch {core.epoch} is roster {roster.number}'s"
+        )
+    cell = assignment.cell_of(core.client, core.epoch)
+    if core.cell != cell:
+        raise InvalidItem(f"the upload claims cell {core.cell}; the shuffle puts its client in cell {cell}")
+    if core.coordinator >= federation.parameters.replicas:
+        raise InvalidItem(f"coordinator {core.coordinator} is not one of the replicas")
+
+
+def is_own(member: Member, content: LockContent, manifest: Manifest) -> bool:
+    """Whether a member belongs to the group's own (epoch, cell), rather than riding on top."""
+    return member.epoch == content.id.epoch and manifest.core.cell == content.id.cell
+
+
+def check_group(
+    content: LockContent, manifests: Sequence[Manifest], federation: Federation, assignment: Assignment
+) -> None:
+    """Raise `InvalidItem` unless the group keeps rule 4 as far as the request itself shows.
+
+    `manifests[i]` is member i's, already known to match its digest. Depends on nothing else: no clock, no
+    ledger, no opinion of the signer.
+    """
+    parameters, group = federation.parameters, content.id
+    if group.coordinator >= parameters.replicas:
+        raise InvalidItem(f"coordinator {group.coordinator} is not one of the replicas")
+    if group.cell >= len(assignment.cells(group.epoch)):
+        raise InvalidItem(f"cell {group.cell} does not exist in epoch {group.epoch}")
+    order = [(member.client, member.epoch) for member in content.members]
+    if order != sorted(order):
+        raise InvalidItem("members are not in canonical order")
+    if len({client for client, _ in order}) != len(order):
+        raise InvalidItem("a client appears twice in the group")
+    if len(order) > parameters.max_group:
+        raise InvalidItem(f"{len(order)} members exceed max_group {parameters.max_group}")
+    own = 0
+    for member, manifest in zip(content.members, manifests, strict=True):
+        core = manifest.core
+        if (core.client, core.epoch, manifest.digest()) != (member.client, member.epoch, member.manifest):
+            raise InvalidItem("a member does not match its manifest")
+        check_assignment(manifest, federation, assignment)
+        if is_own(member, content, manifest):
+            own += 1
+        elif group.cell % parameters.replicas != group.coordinator:
+            raise InvalidItem("late uploads ride only on the coordinator's own cells")
+        elif not group.epoch - MAX_LATE_EPOCHS <= member.epoch <= group.epoch:
+            raise InvalidItem(f"an upload of epoch {member.epoch} cannot ride on epoch {group.epoch}")
+    if own < parameters.min_group:
+        raise InvalidItem(f"{own} members of one cell are fewer than min_group {parameters.min_group}")
+
+
+def taken_over(content: LockContent, manifests: Sequence[Manifest]) -> set[int]:
+    """Coordinators that members name and that are not the group's own."""
+    return {manifest.core.coordinator for manifest in manifests} - {content.id.coordinator}
+
+
+def choose_supporters(
+    oks: Mapping[bytes, Mapping[int, bytes]], replicas: int, quorum: int
+) -> tuple[tuple[int, ...], tuple[bytes, ...]]:
+    """The set of `quorum` replicas that admits most uploads, and those uploads.
+
+    `oks[upload][replica]` is a SHARE_OK. At most C(16, 11) sets are tried.
+    """
+    best: tuple[tuple[int, ...], tuple[bytes, ...]] = ((), ())
+    everybody = [replica for replica in range(replicas) if any(replica in given for given in oks.values())]
+    for candidate in combinations(everybody, quorum):
+        admitted = tuple(name for name, given in oks.items() if all(replica in given for replica in candidate))
+        if len(admitted) > len(best[1]):
+            best = (candidate, admitted)
+            if len(admitted) == len(oks):
+                break
+    return best

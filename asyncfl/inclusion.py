@@ -1,0 +1,117 @@
+"""Local judgement of a replica: who is alive, where the front is, how long to be patient.
+
+No safety rests on anything here, so it may use clocks and hearsay (protocol section 5).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from statistics import median
+from typing import Final
+
+PATIENCE_FLOOR: Final = 1.0
+PATIENCE_AT_FIRST: Final = 10.0
+PATIENCE_CEILING: Final = 3600.0
+MEASUREMENTS: Final = 64
+OVERDUE_FACTOR: Final = 6.0
+
+
+class Patience:
+    """Twice the median time from TASK to STORED; floor 1 s, 10 s before the first measurement."""
+
+    def __init__(self) -> None:
+        self._times: deque[float] = deque(maxlen=MEASUREMENTS)
+        self._value = PATIENCE_AT_FIRST
+
+    def measured(self, seconds: float) -> None:
+        self._times.append(seconds)
+        self._value = min(PATIENCE_CEILING, max(PATIENCE_FLOOR, 2 * median(self._times)))
+
+    @property
+    def seconds(self) -> float:
+        return self._value
+
+
+@dataclass(slots=True)
+class Presence:
+    """What a replica has heard of one client. Times are seconds of its own monotonic clock."""
+
+    at: int = 0
+    heard: float = float("-inf")
+    task_epoch: int = 0
+    task_at: float = 0.0
+    task_patience: float = PATIENCE_AT_FIRST
+    misses: int = 0
+    left_out_until: float = float("-inf")
+
+
+@dataclass
+class Inclusion:
+    """Signs of life of a roster, and the front that follows from them."""
+
+    roster_size: int
+    patience: Patience = field(default_factory=Patience)
+    front: int = 1
+    clients: dict[bytes, Presence] = field(default_factory=dict)
+
+    def heard(self, client: bytes, epoch: int, now: float) -> Presence:
+        """READY(epoch) arrived."""
+        presence = self.clients.setdefault(client, Presence())
+        presence.heard = now
+        if epoch > presence.at:
+            self._arrived(presence, epoch, now)
+        return presence
+
+    def _arrived(self, presence: Presence, epoch: int, now: float) -> None:
+        """The client has moved on; if it had been given a task in time, its misses halve."""
+        if presence.task_epoch and epoch > presence.task_epoch:
+            if now - presence.task_at <= OVERDUE_FACTOR * presence.task_patience:
+                presence.misses //= 2
+            presence.task_epoch = 0
+        presence.at = epoch
+
+    def tasked(self, client: bytes, epoch: int, now: float) -> None:
+        """A TASK went out; the overdue timer keeps the patience it was set with."""
+        presence = self.clients.setdefault(client, Presence())
+        if presence.task_epoch != epoch:
+            presence.task_epoch, presence.task_at = epoch, now
+            presence.task_patience = self.patience.seconds
+
+    def stored(self, client: bytes, epoch: int, now: float) -> None:
+        """The upload of `epoch` is on disk: measures patience, and moves the client on."""
+        presence = self.clients.setdefault(client, Presence())
+        if presence.task_epoch == epoch:
+            self.patience.measured(now - presence.task_at)
+        if epoch + 1 > presence.at:
+            self._arrived(presence, epoch + 1, now)
+
+    def is_live(self, client: bytes, now: float) -> bool:
+        """Heard from within `patience`, not overdue, and not left out for having been so."""
+        presence = self.clients.get(client)
+        if presence is None or now - presence.heard > self.patience.seconds:
+            return False
+        if now < presence.left_out_until:
+            return False
+        return not (
+            presence.task_epoch and now - presence.task_at > OVERDUE_FACTOR * presence.task_patience
+        )
+
+    def is_expected(self, client: bytes, epoch: int, now: float) -> bool:
+        """Whether a live client may still upload for `epoch`."""
+        return self.is_live(client, now) and self.clients[client].at <= epoch
+
+    def update(self, now: float) -> None:
+        """Charge overdue clients once a miss, and advance the front.
+
+        The front never falls: a laggard moves itself forward instead (protocol section 4, step 1). A replica
+        that hears less than half of the roster keeps its front.
+        """
+        for presence in self.clients.values():
+            limit = OVERDUE_FACTOR * presence.task_patience
+            if presence.task_epoch and now - presence.task_at > limit and now >= presence.left_out_until:
+                presence.misses += 1
+                presence.left_out_until = now + limit * 2 ** min(presence.misses, 16)
+        live = [p.at for client, p in self.clients.items() if self.is_live(client, now)]
+        if 2 * len(live) >= self.roster_size and live:
+            self.front = max(self.front, min(live))

@@ -1,0 +1,242 @@
+"""Ledger items at one replica: attestations, certification, gossip, catching up.
+
+An item enters the ledger when this replica has opened its group itself, or when t+1 replicas attest it and
+the opened sum has been pulled and matches its digest. Once t+1 attest it, the raw uploads and shares go.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from asyncfl.effects import Put, Table
+from asyncfl.messages import (
+    Attest,
+    CertifiedItem,
+    Entry,
+    GroupId,
+    Item,
+    ItemRequest,
+    LockContent,
+    Vote,
+)
+from asyncfl.replica.context import RESEND_SECONDS, Context
+from asyncfl.replica.locks import Locks
+from asyncfl.replica.uploads import Uploads
+from asyncfl.wire import pack, unpack
+
+MAX_EARLY_ATTESTS = 4096
+
+
+@dataclass(slots=True)
+class ItemRecord:
+    """An item held, and who attests it."""
+
+    item: Item
+    size: int
+    votes: dict[int, bytes] = field(default_factory=dict)
+    entry: Entry | None = None
+    """Kept until certified, for replicas that still have to open the group."""
+    certified: bool = False
+    resend_at: float = 0.0
+
+    def encode(self) -> bytes:
+        votes = tuple(sorted(self.votes.items()))
+        return pack((self.item.encode(), self.size, votes, self.entry.encode() if self.entry else b""))
+
+
+class Items:
+    """The items of one replica's ledger and those it is fetching."""
+
+    def __init__(
+        self, context: Context, uploads: Uploads, locks: Locks, entered: Callable[[Item], None]
+    ) -> None:
+        self.context = context
+        self.uploads = uploads
+        self.locks = locks
+        self.entered = entered
+        self.records: dict[bytes, ItemRecord] = {}
+        self.fetching: dict[bytes, CertifiedItem] = {}
+        """Certified items whose opened sum is on its way, by item digest."""
+        self._early: dict[bytes, dict[int, bytes]] = {}
+        self._uncertified: set[bytes] = set()
+        self._requested: dict[bytes, float] = {}
+
+    def load(self, rows: dict[bytes, bytes]) -> None:
+        for name, value in rows.items():
+            encoded, size, votes, entry = unpack(value)
+            record = ItemRecord(Item.decode(encoded), size, dict(votes))
+            record.entry = Entry.decode(entry) if entry else None
+            record.certified = record.entry is None
+            self.records[name] = record
+            if not record.certified:
+                self._uncertified.add(name)
+            self.context.ledger.add(record.item)
+
+    # entering the ledger
+
+    def add_opened(self, item: Item, size: int, entry: Entry) -> None:
+        """This replica opened the group itself."""
+        name = item.digest()
+        if not self.context.ledger.add(item):
+            return
+        record = ItemRecord(item, size, entry=entry)
+        record.votes.update(self._early.pop(name, {}))
+        record.votes[self.context.index] = self.context.sign(Attest.KIND, name)
+        self._insert(name, record)
+        self.context.broadcast(self._attest(name, record))
+        if item.id.coordinator == self.context.index:
+            self.context.broadcast(entry)
+
+    def _insert(self, name: bytes, record: ItemRecord) -> None:
+        item = record.item
+        self.records[name] = record
+        self._uncertified.add(name)
+        self._requested.pop(name, None)
+        record.resend_at = self.context.now + RESEND_SECONDS
+        content = LockContent(id=item.id, members=item.members)
+        self.context.persist(
+            Put(Table.ITEMS, name, record.encode()), self.locks.table.record(content)
+        )
+        self.locks.pending.pop(item.id, None)
+        self.entered(item)
+        self.context.notify(
+            "entry", epoch=item.id.epoch, cell=item.id.cell, coordinator=item.id.coordinator,
+            members=len(item.members), entries=self.context.ledger.entries,
+        )  # fmt: skip
+        self._certify(name, record)
+
+    def _certify(self, name: bytes, record: ItemRecord) -> None:
+        """With t+1 attestations, forget the raw uploads."""
+        if record.certified or len(record.votes) < self.context.parameters.certifiers:
+            return
+        record.certified, record.entry = True, None
+        self._uncertified.discard(name)
+        self.context.persist(Put(Table.ITEMS, name, record.encode()))
+        self._forget_uploads(record.item)
+
+    def finish_cleanup(self) -> None:
+        """After a restart: delete what a crash between certification and clean-up has left."""
+        for record in self.records.values():
+            if record.certified:
+                self._forget_uploads(record.item)
+
+    def _forget_uploads(self, item: Item) -> None:
+        for member in item.members:
+            self.uploads.drop(member.manifest)
+            other = self.uploads.accepted.get((member.client, member.epoch))
+            if other is not None and other != member.manifest:
+                self.uploads.drop(other)
+
+    def _attest(self, name: bytes, record: ItemRecord) -> Attest:
+        return Attest(id=record.item.id, item=name, signature=record.votes[self.context.index])
+
+    # other replicas
+
+    def receive_attest(self, replica: int, message: Attest) -> None:
+        name = message.item
+        record = self.records.get(name)
+        if record is not None and replica in record.votes:
+            return
+        if not self.context.verify_replica(replica, Attest.KIND, name, message.signature):
+            self.context.notify("bad_signature", "warning", replica=replica, message=Attest.KIND)
+            return
+        if record is not None:
+            record.votes[replica] = message.signature
+            self._certify(name, record)
+            return
+        if message.id in self.context.ledger.by_id:
+            self.context.notify(
+                "attestation_of_another_sum", "error", replica=replica, epoch=message.id.epoch
+            )
+            return
+        if len(self._early) >= MAX_EARLY_ATTESTS:
+            self._early.pop(next(iter(self._early)))
+        self._early.setdefault(name, {})[replica] = message.signature
+
+    def receive_certified(self, replica: int, message: CertifiedItem) -> None:
+        """An item from somebody who has it; t+1 attestations stand for the opening."""
+        name = message.item.digest()
+        source = self.context.federation.replica_keys[replica]
+        record = self.records.get(name)
+        if record is not None and record.certified:
+            return
+        if record is not None or name not in self.fetching:
+            needed = self.context.parameters.certifiers
+            if not self.context.are_votes_valid(message.votes, Attest.KIND, name, needed):
+                self.context.notify("item_without_certificate", "warning", replica=replica)
+                return
+            if message.opened_bytes != 4 * self.context.federation.dimension:
+                self.context.notify("item_of_wrong_size", "warning", replica=replica)
+                return
+            if record is not None:
+                record.votes.update({vote.replica: vote.signature for vote in message.votes})
+                self._certify(name, record)
+                return
+            self.fetching[name] = message
+        self.context.want(message.item.opened, message.opened_bytes, source)
+
+    def sum_arrived(self, blob: bytes) -> None:
+        """An opened sum is on disk and matches its digest."""
+        for name, message in list(self.fetching.items()):
+            if message.item.opened == blob:
+                del self.fetching[name]
+                if self.context.ledger.add(message.item):
+                    record = ItemRecord(message.item, message.opened_bytes)
+                    record.votes = {vote.replica: vote.signature for vote in message.votes}
+                    self._insert(name, record)
+
+    def receive_request(self, replica: int, message: ItemRequest) -> None:
+        for name in message.items:
+            self._tell(replica, name)
+
+    def tell(self, replica: int, group: GroupId) -> None:
+        """Show a replica that still works on a group that it is in the ledger."""
+        self._tell(replica, self.context.ledger.by_id[group])
+
+    def acknowledge(self, replica: int, group: GroupId) -> None:
+        """Answer an ENTRY that is in the ledger already, with nothing that would be answered in turn."""
+        name = self.context.ledger.by_id[group]
+        if self.records[name].certified:
+            self._tell(replica, name)
+        elif self.context.index in self.records[name].votes:
+            self.context.send_replica(replica, self._attest(name, self.records[name]))
+
+    def _tell(self, replica: int, name: bytes) -> None:
+        record = self.records.get(name)
+        if record is None:
+            return
+        if record.certified:
+            votes = tuple(
+                Vote(replica=j, signature=signature) for j, signature in sorted(record.votes.items())
+            )
+            message = CertifiedItem(item=record.item, votes=votes, opened_bytes=record.size)
+            self.context.send_replica(replica, message)
+        elif record.entry is not None:
+            self.context.send_replica(replica, record.entry)
+        if self.context.index in record.votes:
+            self.context.send_replica(replica, self._attest(name, record))
+
+    def request(self, replica: int, names: list[bytes]) -> None:
+        """Ask for items, each at most once a second."""
+        now = self.context.now
+        due = [name for name in names if now >= self._requested.get(name, 0.0)][:256]
+        if due and self.context.is_connected(replica):
+            for name in due:
+                self._requested[name] = now + RESEND_SECONDS
+            self.context.send_replica(replica, ItemRequest(items=tuple(due)))
+
+    def tick(self) -> None:
+        """Repeat ENTRY and ATTEST of what is not yet certified."""
+        for name in list(self._uncertified):
+            record = self.records[name]
+            if self.context.now < record.resend_at:
+                continue
+            record.resend_at = self.context.now + RESEND_SECONDS
+            for replica in self.context.others:
+                if replica not in record.votes:
+                    self._tell(replica, name)
+
+    def replica_connected(self, replica: int) -> None:
+        for name in self._uncertified:
+            self._tell(replica, name)

@@ -1,0 +1,94 @@
+"""Heavy work of a replica, run off the event loop."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from asyncfl import masking
+from asyncfl.digest import content_digest
+from asyncfl.effects import Blobs
+from asyncfl.errors import InvalidItem
+from asyncfl.federation import Federation
+from asyncfl.identity import Identity, verify
+from asyncfl.messages import Lock, Manifest, ShareOk, share_ok_body
+
+
+@dataclass(frozen=True, slots=True)
+class VerifyUpload:
+    """Check everything about an upload that this replica can check.
+
+    Returns its packed share, or None when all is well but the share: then only this replica can tell.
+    Raises `InvalidItem` when the defect is one that everybody sees.
+    """
+
+    manifest: Manifest
+    index: int
+    identity: Identity
+    federation: Federation
+
+    def run(self, blobs: Blobs) -> bytes | None:
+        payload = blobs.read(self.manifest.core.upload)
+        masking.verify_public(self.manifest, payload, self.federation)
+        try:
+            return masking.open_share(self.manifest, self.index, self.identity, self.federation)
+        except InvalidItem:
+            return None
+
+
+@dataclass(frozen=True, slots=True)
+class VerifyOks:
+    """Check the SHARE_OKs of a LOCK, but for those already known. Returns whether all are valid."""
+
+    lock: Lock
+    known: Mapping[tuple[bytes, int], bytes]
+    """Signatures already verified, by (manifest digest, replica)."""
+    federation: Federation
+
+    def run(self, blobs: Blobs) -> bool:
+        federation = self.federation
+        for member, signatures in zip(self.lock.content.members, self.lock.oks, strict=True):
+            body = share_ok_body(member.client, member.epoch, member.manifest)
+            for replica, signature in zip(self.lock.supporters, signatures, strict=True):
+                if self.known.get((member.manifest, replica)) == signature:
+                    continue
+                key = federation.replica_keys[replica]
+                if not verify(key, ShareOk.KIND, federation.digest, body, signature):
+                    return False
+        return True
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """An opened group: sum of secrets (packed), whose answers do not fit it, and the opened sum's blob."""
+
+    secret: bytes
+    wrong: tuple[int, ...]
+    blob: bytes
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class OpenGroup:
+    """Open a group from share sums, or check an opening somebody else claims (`secret`).
+
+    Raises `OpeningError` when no subset of the answers opens it, `InvalidItem` when `secret` does not.
+    """
+
+    payloads: Sequence[bytes]
+    answers: Mapping[int, bytes]
+    secret: bytes | None
+    federation: Federation
+
+    def run(self, blobs: Blobs) -> Opened:
+        if self.secret is None:
+            readers = [partial(blobs.read, name) for name in self.payloads]
+            secret, agreeing = masking.find_secret(readers, self.answers, self.federation)
+            wrong = tuple(sorted(set(self.answers) - set(agreeing)))
+        else:
+            secret, wrong = self.secret, ()
+        total = masking.open_sum((blobs.read(name) for name in self.payloads), secret, self.federation)
+        data = masking.encode_sum(total)
+        blobs.write(data)
+        return Opened(secret, wrong, content_digest(data), len(data))

@@ -1,0 +1,223 @@
+"""The lock round at a signer: each id and each (client, epoch) is locked once, for ever.
+
+Two locked groups that share an upload or an id would need two sets of n-t signers; these share at least
+n-2t >= t+1 members, one of them honest, who signs once. So groups that are revealed are the same at every
+honest replica, and disjoint. Whether this replica signs depends on the request and on its lock table alone:
+the clock, its ledger or its own opinion of a share may delay a signature, never refuse it (protocol
+section 4, step 5, with the attacks that this answers).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from asyncfl.effects import Put, Table
+from asyncfl.errors import InvalidItem
+from asyncfl.groups import check_group, taken_over
+from asyncfl.messages import (
+    GroupId,
+    Lock,
+    LockContent,
+    Locked,
+    LockRefused,
+    ManifestRequest,
+    TakenOver,
+)
+from asyncfl.replica.context import RESEND_SECONDS, Context
+from asyncfl.replica.jobs import VerifyOks
+from asyncfl.replica.uploads import UploadKey, UploadRecord, Uploads
+
+CHECK = "check-lock"
+MAX_PENDING_PER_REPLICA = 64
+
+
+class LockTable:
+    """What this replica has locked. Grows only; on disk before any signature leaves."""
+
+    def __init__(self) -> None:
+        self.by_id: dict[GroupId, LockContent] = {}
+        self.by_upload: dict[UploadKey, GroupId] = {}
+
+    def load(self, rows: dict[bytes, bytes]) -> None:
+        for value in rows.values():
+            self.record(LockContent.decode(value))
+
+    def conflict(self, content: LockContent) -> LockContent | None:
+        """A group locked here that shares the id or a member with different `content`."""
+        same = self.by_id.get(content.id)
+        if same is not None:
+            return None if same == content else same
+        for member in content.members:
+            other = self.by_upload.get((member.client, member.epoch))
+            if other is not None:
+                return self.by_id[other]
+        return None
+
+    def record(self, content: LockContent) -> Put:
+        """Enter `content`; returns the row that must be on disk before anybody hears of it."""
+        self.by_id[content.id] = content
+        for member in content.members:
+            self.by_upload[member.client, member.epoch] = content.id
+        return Put(Table.LOCKS, content.id.encode(), content.encode())
+
+
+@dataclass(slots=True)
+class PendingLock:
+    """A request that waits for manifests, payloads, a verification or a coordinator out of reach."""
+
+    lock: Lock
+    asker: int
+    group: bytes
+    oks_valid: bool = False
+    pull_at: float = 0.0
+
+
+class Locks:
+    """Answers LOCK requests."""
+
+    def __init__(self, context: Context, uploads: Uploads) -> None:
+        self.context = context
+        self.uploads = uploads
+        self.table = LockTable()
+        self.pending: dict[GroupId, PendingLock] = {}
+        self.unannounced: dict[int, dict[GroupId, LockContent]] = {}
+        """Takeovers signed here, by named coordinator, until the entry is in the ledger."""
+
+    def receive_lock(self, asker: int, lock: Lock) -> None:
+        """LOCK from its coordinator; anybody else's is ignored."""
+        context, content = self.context, lock.content
+        if content.id.coordinator != asker:
+            return
+        group = content.digest()
+        if not context.verify_replica(asker, Lock.KIND, group, lock.signature):
+            context.notify("bad_signature", "warning", replica=asker, message=Lock.KIND)
+            return
+        if self.table.by_id.get(content.id) == content:
+            self._answer(asker, content, group)
+            return
+        if self._refuse_on_conflict(asker, content, group):
+            return
+        pending = self.pending.get(content.id)
+        if pending is None:
+            if sum(1 for p in self.pending.values() if p.asker == asker) >= MAX_PENDING_PER_REPLICA:
+                return
+            self.pending[content.id] = pending = PendingLock(lock, asker, group)
+        self._progress(pending)
+
+    def _answer(self, asker: int, content: LockContent, group: bytes) -> None:
+        """Repeat, or give, the signature: the lock is on disk (or its write precedes this send)."""
+        signature = self.context.sign(Locked.KIND, group)
+        self.context.send_replica(asker, Locked(id=content.id, group=group, signature=signature))
+
+    def _refuse(
+        self, asker: int, content: LockContent, group: bytes, reason: str, conflict: LockContent | None
+    ) -> None:
+        self.context.notify(
+            "lock_refused", "warning", coordinator=asker, epoch=content.id.epoch, cell=content.id.cell,
+            reason=reason,
+        )  # fmt: skip
+        refusal = LockRefused(
+            id=content.id, group=group, reason=reason[:400], conflict=(conflict,) if conflict else ()
+        )
+        self.context.send_replica(asker, refusal)
+
+    def _refuse_on_conflict(self, asker: int, content: LockContent, group: bytes) -> bool:
+        conflict = self.table.conflict(content)
+        if conflict is not None:
+            self._refuse(asker, content, group, "the id or a member is locked in another group", conflict)
+        return conflict is not None
+
+    def progress(self) -> None:
+        """Something changed: look at every request again."""
+        for pending in list(self.pending.values()):
+            self._progress(pending)
+
+    def _progress(self, pending: PendingLock) -> None:
+        context, lock, content = self.context, pending.lock, pending.lock.content
+        records = self._collect(pending)
+        if records is None:
+            return
+        if not pending.oks_valid:
+            self._check(pending, records)
+            return
+        if self._is_held(pending, records):
+            return
+        del self.pending[content.id]
+        if self._refuse_on_conflict(pending.asker, content, pending.group):
+            return
+        context.persist(self.table.record(content))
+        for record in records:
+            record.pinned = True
+        self._answer(pending.asker, content, pending.group)
+        self._announce(lock, records)
+
+    def _collect(self, pending: PendingLock) -> list[UploadRecord] | None:
+        """All members' uploads, verified; pulls what is missing from the asker."""
+        records: list[UploadRecord] = []
+        missing: list[bytes] = []
+        for member in pending.lock.content.members:
+            record = self.uploads.records.get(member.manifest)
+            if record is None:
+                missing.append(member.manifest)
+            elif record.stored:
+                records.append(record)
+        if missing and self.context.now >= pending.pull_at:
+            pending.pull_at = self.context.now + RESEND_SECONDS
+            self.context.send_replica(pending.asker, ManifestRequest(manifests=tuple(missing)))
+        return records if len(records) == len(pending.lock.content.members) else None
+
+    def _check(self, pending: PendingLock, records: list[UploadRecord]) -> None:
+        """Rule 4 at once, signatures that are not yet known in a job."""
+        context, lock = self.context, pending.lock
+        parameters = context.parameters
+        try:
+            check_group(lock.content, [r.manifest for r in records], context.federation, context.assignment)
+            supporters = set(lock.supporters)
+            if len(supporters) != len(lock.supporters) or len(supporters) < parameters.quorum:
+                raise InvalidItem(f"a LOCK needs the SHARE_OKs of {parameters.quorum} distinct replicas")
+            if max(supporters) >= parameters.replicas:
+                raise InvalidItem("a supporter is not one of the replicas")
+            if any(len(signatures) != len(lock.supporters) for signatures in lock.oks) or len(
+                lock.oks
+            ) != len(lock.content.members):
+                raise InvalidItem("SHARE_OKs do not match members and supporters")
+        except InvalidItem as error:
+            del self.pending[lock.content.id]
+            self._refuse(pending.asker, lock.content, pending.group, str(error), None)
+            return
+        known = {(r.digest, replica): ok for r in records for replica, ok in r.oks.items()}
+        context.compute((CHECK, pending.group), VerifyOks(lock, known, context.federation))
+
+    def checked(self, group: bytes, valid: bool) -> None:
+        """The SHARE_OKs of a pending request were verified."""
+        pending = next((p for p in self.pending.values() if p.group == group), None)
+        if pending is None:
+            return
+        if valid:
+            pending.oks_valid = True
+            self._progress(pending)
+        else:
+            del self.pending[pending.lock.content.id]
+            reason = "a SHARE_OK is not valid"
+            self._refuse(pending.asker, pending.lock.content, group, reason, None)
+
+    def _is_held(self, pending: PendingLock, records: list[UploadRecord]) -> bool:
+        """A takeover waits while the coordinator that members name can be reached (but that one decides)."""
+        named = taken_over(pending.lock.content, [record.manifest for record in records])
+        return any(self.context.is_connected(j) for j in named if j != self.context.index)
+
+    def _announce(self, lock: Lock, records: list[UploadRecord]) -> None:
+        """Tell coordinators whose uploads were taken over, now or when they return."""
+        for replica in taken_over(lock.content, [record.manifest for record in records]):
+            if replica != self.context.index:
+                self.unannounced.setdefault(replica, {})[lock.content.id] = lock.content
+                self.context.send_replica(replica, TakenOver(content=lock.content))
+
+    def replica_connected(self, replica: int) -> None:
+        """A coordinator returned: tell it which of its uploads others have taken over."""
+        waiting = self.unannounced.get(replica, {})
+        for group_id, content in list(waiting.items()):
+            if group_id in self.context.ledger.by_id:
+                del waiting[group_id]
+            else:
+                self.context.send_replica(replica, TakenOver(content=content))

@@ -1,0 +1,206 @@
+"""Model versions and their certificates.
+
+A replica pins its current version, computes the model and asks the others to sign it; whoever is asked pulls
+the items it lacks and computes the model *at that version*. t+1 equal signatures are a certificate: at least
+one honest replica computed this model from these entries.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from asyncfl.effects import Put, Table
+from asyncfl.fold import FoldCache, FoldJob, plan_fold
+from asyncfl.ledger import Rows
+from asyncfl.messages import Certificate, ModelVote, Vote, model_body
+from asyncfl.replica.context import RESEND_SECONDS, Context
+from asyncfl.replica.gossip import Gossip, PeerRows
+
+FOLD = "fold"
+KEEP_VERSIONS = 12
+KEEP_VOTES = 64
+
+
+@dataclass(slots=True)
+class ModelRecord:
+    """The model this replica computed for one version."""
+
+    version: bytes
+    entries: int
+    names: frozenset[bytes]
+    """Digests of the items in the version."""
+    rows: Rows
+    model: bytes = b""
+    size: int = 0
+    certificate: Certificate | None = None
+
+
+class Models:
+    """Models computed, signed and certified at one replica."""
+
+    def __init__(self, context: Context, gossip: Gossip, initial_model: bytes) -> None:
+        self.context = context
+        self.gossip = gossip
+        self.initial = initial_model
+        self.cache = FoldCache()
+        self.records: OrderedDict[bytes, ModelRecord] = OrderedDict()
+        self.latest: ModelRecord | None = None
+        """The certified version with most entries whose model is here."""
+        self.pinned: ModelRecord | None = None
+        self._votes: OrderedDict[bytes, dict[int, ModelVote]] = OrderedDict()
+        self._signed: dict[bytes, bytes] = {}
+        self._wanted: dict[int, PeerRows] = {}
+        """Versions that other replicas have pinned, waiting for items."""
+        self._resend_at = 0.0
+
+    def load(self, rows: dict[bytes, bytes]) -> None:
+        self._signed.update(rows)
+
+    # computing
+
+    def _compute(self, version: bytes, rows: Rows) -> ModelRecord:
+        record = self.records.get(version)
+        if record is not None:
+            return record
+        context = self.context
+        names = frozenset(name for row in rows for name in row.items)
+        record = self.records[version] = ModelRecord(version, len(names), names, rows)
+        items = context.ledger.items
+
+        def roster_size_at(epoch: int) -> int:
+            return len(context.federation.roster_at(epoch).members)
+
+        plan = plan_fold(context.ledger.origin, rows, items.__getitem__, roster_size_at)
+        context.compute((FOLD, version), FoldJob(context.federation, self.initial, plan, self.cache))
+        return record
+
+    def computed(self, version: bytes, model: bytes, size: int) -> None:
+        """A fold is done: sign it, on disk first: one model per version, for ever."""
+        context, record = self.context, self.records.get(version)
+        if record is None:
+            return
+        signed = self._signed.get(version)
+        if signed is not None and signed != model:
+            context.notify("model_differs_from_signed", "error", version=version.hex()[:12])
+            del self.records[version]
+            return
+        record.model, record.size = model, size
+        if signed is None:
+            self._signed[version] = model
+            context.persist(Put(Table.MODELS, version, model))
+        self._add_vote(context.index, self._own_vote(record))
+        vote = self._own_vote(record)
+        context.broadcast(vote)
+        self._certify(record)
+        self._prune()
+
+    def _own_vote(self, record: ModelRecord) -> ModelVote:
+        body = model_body(record.version, record.entries, record.model)
+        return ModelVote(
+            version=record.version, entries=record.entries, model=record.model,
+            signature=self.context.sign(ModelVote.KIND, body),
+        )  # fmt: skip
+
+    # votes
+
+    def receive_vote(self, replica: int, message: ModelVote) -> None:
+        known = self._votes.get(message.version, {})
+        if replica in known:
+            return
+        if not self.context.verify_replica(replica, ModelVote.KIND, message.body(), message.signature):
+            self.context.notify("bad_signature", "warning", replica=replica, message=ModelVote.KIND)
+            return
+        self._add_vote(replica, message)
+        record = self.records.get(message.version)
+        if record is not None and record.model:
+            self._certify(record)
+
+    def _add_vote(self, replica: int, message: ModelVote) -> None:
+        self._votes.setdefault(message.version, {})[replica] = message
+        self._votes.move_to_end(message.version)
+        while len(self._votes) > KEEP_VOTES:
+            self._votes.popitem(last=False)
+
+    def _certify(self, record: ModelRecord) -> None:
+        votes = self._votes.get(record.version, {})
+        equal = {
+            j: vote for j, vote in votes.items()
+            if (vote.model, vote.entries) == (record.model, record.entries)
+        }  # fmt: skip
+        if len(votes) > len(equal):
+            self.context.notify("models_differ", "error", version=record.version.hex()[:12])
+        if record.certificate is not None or len(equal) < self.context.parameters.certifiers:
+            return
+        record.certificate = Certificate(
+            version=record.version, entries=record.entries, model=record.model,
+            votes=tuple(Vote(replica=j, signature=equal[j].signature) for j in sorted(equal)),
+        )  # fmt: skip
+        if self.pinned is record:
+            self.pinned = None
+        if self.latest is None or record.entries > self.latest.entries:
+            self.latest = record
+            self.context.notify(
+                "certified", entries=record.entries, version=record.version.hex()[:12],
+                model=record.model.hex()[:12],
+            )  # fmt: skip
+
+    def _prune(self) -> None:
+        """Keep the recent versions, the newest certified one and the pinned one."""
+        for version in list(self.records):
+            if len(self.records) <= KEEP_VERSIONS:
+                return
+            record = self.records[version]
+            if record is self.latest or record is self.pinned or not record.model:
+                continue
+            del self.records[version]
+            if all(other.model != record.model for other in self.records.values()):
+                self.context.delete_blob(record.model)
+
+    # pinning
+
+    def receive_pinned(self, replica: int, target: PeerRows) -> None:
+        """Another replica asks for a signature on its version."""
+        self._wanted[replica] = target
+        self._serve(replica)
+
+    def progress(self) -> None:
+        """New items may complete a version that somebody has pinned."""
+        for replica in list(self._wanted):
+            self._serve(replica)
+
+    def _serve(self, replica: int) -> None:
+        target = self._wanted[replica]
+        if not target.known or self.context.ledger.missing(target.rows):
+            return
+        del self._wanted[replica]
+        record = self._compute(target.version, target.rows)
+        if record.model:
+            self.context.send_replica(replica, self._own_vote(record))
+
+    def tick(self) -> None:
+        """Pin the current version when there is news, and repeat an unanswered request."""
+        context, ledger = self.context, self.context.ledger
+        if self.pinned is None and (self.latest is None or self.latest.version != ledger.version):
+            if self.latest is not None and ledger.entries <= self.latest.entries:
+                return
+            self.pinned = self._compute(ledger.version, ledger.rows())
+            if self.pinned.certificate is not None:
+                self.pinned = None
+                return
+            self._ask(self.pinned)
+        elif self.pinned is not None and context.now >= self._resend_at:
+            self._ask(self.pinned)
+
+    def _ask(self, record: ModelRecord) -> None:
+        self._resend_at = self.context.now + RESEND_SECONDS
+        votes = self._votes.get(record.version, {})
+        view = self.gossip.view(pinned=True, rows=record.rows)
+        for replica in self.context.others:
+            if replica not in votes:
+                self.context.send_replica(replica, view)
+
+    def certified_blobs(self) -> Sequence[bytes]:
+        """Models that clients may pull."""
+        return [record.model for record in self.records.values() if record.certificate is not None]

@@ -1,0 +1,65 @@
+"""What a person wants to know of a replica, as plain values."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from asyncfl.replica.machine import Replica
+
+
+def describe(replica: Replica) -> dict[str, Any]:
+    """Plain JSON values: state, ledger, certified model, uploads, peers, and what it waits for."""
+    context, ledger = replica.context, replica.context.ledger
+    latest = replica.models.latest
+    connected = [j for j in context.connected_replicas() if j != context.index]
+    return {
+        "state": "up" if replica.gossip.is_caught_up else "catching_up",
+        "entries": ledger.entries,
+        "epoch": ledger.last_epoch,
+        "front": context.inclusion.front,
+        "version": ledger.version.hex(),
+        "certified": None
+        if latest is None
+        else {"version": latest.version.hex(), "entries": latest.entries, "model": latest.model.hex()},
+        "rows": {
+            str(row.epoch): sum(len(ledger.items[name].members) for name in row.items)
+            for row in ledger.rows()
+        },
+        "inclusion": {client.hex(): count for client, count in sorted(ledger.counts.items())},
+        "uploads": {
+            "stored": sum(record.stored for record in replica.uploads.records.values()),
+            "waiting": sum(replica.coordination.is_groupable(r) for r in replica.uploads.records.values()),
+        },
+        "groups_open": len(replica.opening.groups) + len(replica.coordination.own),
+        "connected": len(connected),
+        "connected_clients": sum(peer not in context.federation.replica_index for peer in context.connected),
+        "patience_s": context.inclusion.patience.seconds,
+        "stall": explain_stall(replica),
+    }
+
+
+def explain_stall(replica: Replica) -> str | None:
+    """Why nothing can move, with the numbers and the remedy; None while it can."""
+    context = replica.context
+    parameters = context.parameters
+    reachable = context.connected_replicas()
+    if len(reachable) < parameters.quorum:
+        missing = [f"replica-{j}" for j in range(parameters.replicas) if j not in reachable]
+        return (
+            f"{len(reachable)} of {parameters.replicas} replicas can be reached, {parameters.quorum} are needed "
+            f"to lock a group: start {' or '.join(missing)} again; training resumes by itself"
+        )
+    if replica.models.latest is None:
+        return f"no model is certified yet: {parameters.certifiers} replicas must sign one"
+    live = [
+        client
+        for client in context.inclusion.clients
+        if context.inclusion.is_live(client, context.now)
+    ]
+    if len(live) < parameters.min_group:
+        return (
+            f"{len(live)} clients are live, a group needs {parameters.min_group} of one cell of "
+            f"{parameters.cell_size}: start more clients"
+        )
+    return None

@@ -1,0 +1,95 @@
+"""READY, FRONT, TASK, WAIT: signs of life and certified models for clients."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from asyncfl.messages import Front, Ready, Task, Wait
+from asyncfl.replica.context import RESEND_SECONDS, Context
+from asyncfl.replica.models import Models
+
+
+@dataclass(frozen=True, slots=True)
+class Asking:
+    """A client that waits for the TASK of `epoch`, after its upload of epoch `uploaded`, since `since`."""
+
+    epoch: int
+    uploaded: int
+    since: float
+
+
+class Tasks:
+    """Serves the clients that ask this replica to coordinate their epoch."""
+
+    def __init__(self, context: Context, models: Models) -> None:
+        self.context = context
+        self.models = models
+        self.asking: dict[bytes, Asking] = {}
+        self.given: dict[bytes, tuple[int, float]] = {}
+        """The last TASK's epoch, and when it was last sent."""
+        self._front: Front | None = None
+
+    def receive_ready(self, client: bytes, message: Ready) -> None:
+        """Every replica answers with its front; the one that is asked also with TASK or WAIT."""
+        context = self.context
+        context.inclusion.heard(client, message.epoch, context.now)
+        context.send(client, self._signed_front())
+        if not message.wants_task or message.coordinator != context.index:
+            self.asking.pop(client, None)
+            return
+        asking = self.asking.get(client)
+        if asking is None or asking.epoch != message.epoch:
+            self.asking[client] = Asking(message.epoch, message.uploaded, context.now)
+        reason = self._serve(client)
+        if reason is not None:
+            context.send(client, Wait(epoch=message.epoch, reason=reason))
+
+    def _signed_front(self) -> Front:
+        """Signed once and sent to everybody, until the front or the patience changes."""
+        context = self.context
+        front, patience = context.inclusion.front, round(context.inclusion.patience.seconds * 1000)
+        roster = context.assignment.roster(front).number
+        cached = self._front
+        if cached is None or (cached.front, cached.patience, cached.roster) != (front, patience, roster):
+            unsigned = Front(front=front, patience=patience, roster=roster, signature=bytes(64))
+            signature = context.sign(Front.KIND, unsigned.body())
+            self._front = cached = unsigned.model_copy(update={"signature": signature})
+        return cached
+
+    def _serve(self, client: bytes) -> str | None:
+        """Send a TASK if there is one to give; else say why not."""
+        context = self.context
+        asking = self.asking[client]
+        epoch = asking.epoch
+        limit = context.inclusion.front + context.parameters.window
+        if epoch > limit:
+            return f"epoch {epoch} is beyond front + window = {limit}"
+        latest = self.models.latest
+        if latest is None or latest.certificate is None:
+            return f"no model is certified yet: {context.parameters.certifiers} replicas must sign one"
+        if not self._has_previous(client, asking, latest.names):
+            return f"the upload of epoch {asking.uploaded} is not in a certified model yet"
+        given = self.given.get(client)
+        if given is not None and given[0] == epoch and context.now < given[1] + RESEND_SECONDS:
+            return None
+        self.given[client] = (epoch, context.now)
+        context.inclusion.tasked(client, epoch, context.now)
+        task = Task(
+            epoch=epoch, certificate=latest.certificate, model_bytes=latest.size,
+            settings=context.federation.settings,
+        )  # fmt: skip
+        context.send(client, task)
+        return None
+
+    def _has_previous(self, client: bytes, asking: Asking, names: frozenset[bytes]) -> bool:
+        """Whether the model contains the client's last upload, or it has waited long enough for that."""
+        context = self.context
+        if not asking.uploaded or context.now - asking.since >= 2 * context.inclusion.patience.seconds:
+            return True
+        item = context.ledger.included.get((client, asking.uploaded))
+        return item is not None and item in names
+
+    def tick(self) -> None:
+        """Give TASKs that have become possible."""
+        for client in list(self.asking):
+            self._serve(client)

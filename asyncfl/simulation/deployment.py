@@ -1,0 +1,143 @@
+"""A whole deployment in memory: identities from a seed, replicas and clients on one virtual network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from asyncfl.client import Client
+from asyncfl.client.jobs import Trainer
+from asyncfl.digest import content_digest, digest
+from asyncfl.federation import Federation, Roster
+from asyncfl.identity import Identity
+from asyncfl.messages import Settings
+from asyncfl.model import TrainingResult
+from asyncfl.parameters import Parameters
+from asyncfl.replica import Replica
+from asyncfl.simulation.network import Durable, Network, Node
+
+JOB_SECONDS = 0.01
+
+
+@dataclass(frozen=True)
+class StillTrainer:
+    """Trains nothing: an update of constant direction, a function of client and epoch."""
+
+    number: int
+    dimension: int
+
+    def train(self, model: bytes, settings: Settings, epoch: int) -> TrainingResult:
+        update = torch.zeros(self.dimension)
+        update[(self.number + epoch) % self.dimension] = 0.1
+        return TrainingResult(update, 1, 0.0, 0.0)
+
+
+def make_identity(seed: int, name: str) -> Identity:
+    """A reproducible identity, for simulations only."""
+    return Identity(digest("asyncfl/1/simulated-identity", seed.to_bytes(8, "little"), name.encode()))
+
+
+@dataclass
+class Simulation:
+    """`replicas` and `clients` on one network; `speed(client, epoch)` is the seconds of a local training."""
+
+    parameters: Parameters
+    clients: int
+    seed: int = 0
+    initial: bytes = bytes(4 * 100)
+    settings: Settings = field(default_factory=lambda: Settings(learning_rate=0.1, local_steps=1, batch_size=1))
+    trainer: Callable[[int], Trainer] | None = None
+    speed: Callable[[int, int], float] = lambda client, epoch: 0.5
+    last_epoch: int | None = None
+    make_replica: Callable[..., Any] = Replica
+    weights: int | None = None
+
+    def __post_init__(self) -> None:
+        self.replica_ids = [make_identity(self.seed, f"replica-{j}") for j in range(self.parameters.replicas)]
+        self.client_ids = [make_identity(self.seed, f"client-{i}") for i in range(self.clients)]
+        dimension = len(self.initial) // 4
+        weights = dimension if self.weights is None else self.weights
+        self.federation = Federation(
+            digest=digest("asyncfl/1/simulation", self.seed.to_bytes(8, "little")),
+            parameters=self.parameters,
+            replica_keys=tuple(identity.public for identity in self.replica_ids),
+            rosters=(Roster(0, 1, tuple(sorted(identity.public for identity in self.client_ids))),),
+            weights=weights,
+            buffers=dimension - weights,
+            initial_model=content_digest(self.initial),
+            settings=self.settings,
+        )
+        replica_keys = set(self.federation.replica_keys)
+        self.network = Network(
+            self.seed, linked=lambda a, b: a.key in replica_keys or b.key in replica_keys
+        )
+        for index, identity in enumerate(self.replica_ids):
+            self.network.add(self._replica_node(index, identity))
+        for number, identity in enumerate(self.client_ids):
+            self.network.add(self._client_node(number, identity))
+
+    def _replica_node(self, index: int, identity: Identity) -> Node:
+        def make(durable: Durable) -> Replica:
+            replica: Replica = self.make_replica(self.federation, identity, durable, self.initial)
+            return replica
+
+        return Node(f"replica-{index}", identity.public, make, lambda key: JOB_SECONDS)
+
+    def _client_node(self, number: int, identity: Identity) -> Node:
+        def make(durable: Durable) -> Client:
+            trainer = self.trainer(number) if self.trainer else StillTrainer(number, self.federation.dimension)
+            return Client(
+                self.federation, identity, durable, trainer=trainer, last_epoch=self.last_epoch
+            )
+
+        return Node(f"client-{number}", identity.public, make, lambda key: self.speed(number, key[1]))
+
+    # handles
+
+    def start(self) -> None:
+        for key in self.network.nodes:
+            self.network.start(key)
+
+    def replica(self, index: int) -> Replica:
+        """A running replica's machine."""
+        machine = self.network.nodes[self.replica_ids[index].public].machine
+        assert isinstance(machine, Replica)
+        return machine
+
+    def client(self, number: int) -> Client:
+        """A running client's machine."""
+        machine = self.network.nodes[self.client_ids[number].public].machine
+        assert isinstance(machine, Client)
+        return machine
+
+    def replica_key(self, index: int) -> bytes:
+        return self.replica_ids[index].public
+
+    def client_key(self, number: int) -> bytes:
+        return self.client_ids[number].public
+
+    def running_replicas(self) -> list[Replica]:
+        return [
+            self.replica(j) for j in range(self.parameters.replicas) if self.network.is_up(self.replica_key(j))
+        ]
+
+    def is_drained(self) -> bool:
+        """Every running client rests, no upload waits, every running replica holds the same certified version."""
+        clients = [
+            self.client(i) for i in range(self.clients) if self.network.is_up(self.client_key(i))
+        ]
+        if not all(client.status(self.network.now)["done"] for client in clients):
+            return False
+        replicas = self.running_replicas()
+        versions = {replica.context.ledger.version for replica in replicas}
+        return len(versions) == 1 and all(
+            replica.models.latest is not None
+            and replica.models.latest.version == replica.context.ledger.version
+            and not replica.opening.groups
+            and not replica.coordination.own
+            and not any(replica.coordination.is_groupable(r) for r in replica.uploads.records.values())
+            for replica in replicas
+        )

@@ -1,0 +1,321 @@
+"""Virtual time, connections, crashes: what stands in for sockets, disks and clocks."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+
+from asyncfl.digest import content_digest
+from asyncfl.effects import (
+    Compute,
+    Delete,
+    DeleteBlob,
+    Effect,
+    Fetch,
+    Notify,
+    Persist,
+    Put,
+    Send,
+    SendBlob,
+    Table,
+)
+from asyncfl.errors import StorageError
+from asyncfl.messages import Message, Missing, Pull
+
+
+class Machine(Protocol):
+    """What the network drives: `asyncfl.replica.Replica` and `asyncfl.client.Client`."""
+
+    def start(self, now: float) -> list[Effect]: ...
+    def connected(self, peer: bytes, now: float) -> list[Effect]: ...
+    def disconnected(self, peer: bytes, now: float) -> list[Effect]: ...
+    def receive(self, peer: bytes, message: Message, now: float) -> list[Effect]: ...
+    def tick(self, now: float) -> list[Effect]: ...
+    def computed(self, key: tuple[Any, ...], result: Any, now: float) -> list[Effect]: ...
+    def compute_failed(self, key: tuple[Any, ...], error: Exception, now: float) -> list[Effect]: ...
+    def fetched(self, peer: bytes, digest: bytes, now: float) -> list[Effect]: ...
+    def fetch_failed(self, peer: bytes, digest: bytes, reason: str, now: float) -> list[Effect]: ...
+
+
+Durable = dict[Table, dict[bytes, bytes]]
+
+
+class MemoryBlobs:
+    """A content-addressed store in memory."""
+
+    def __init__(self) -> None:
+        self.data: dict[bytes, bytes] = {}
+
+    def read(self, digest: bytes) -> bytes:
+        try:
+            return self.data[digest]
+        except KeyError:
+            raise StorageError(f"blob {digest.hex()[:12]} is not stored") from None
+
+    def write(self, data: bytes) -> bytes:
+        digest = content_digest(data)
+        self.data[digest] = data
+        return digest
+
+    def has(self, digest: bytes) -> bool:
+        return digest in self.data
+
+
+@dataclass
+class Node:
+    """One party: a machine made from its durable state, and that state."""
+
+    name: str
+    key: bytes
+    make: Callable[[Durable], Machine]
+    compute_seconds: Callable[[tuple[Any, ...]], float]
+    durable: Durable = field(default_factory=lambda: {table: {} for table in Table})
+    blobs: MemoryBlobs = field(default_factory=MemoryBlobs)
+    machine: Machine | None = None
+    life: int = 0
+    """Counts restarts, so that what was under way before a crash finds nobody."""
+    fetching: set[tuple[bytes, bytes]] = field(default_factory=set)
+    events: list[tuple[float, Notify]] = field(default_factory=list)
+
+
+class Network:
+    """Connects nodes pairwise where `linked` allows, and moves virtual time (seconds) forward."""
+
+    def __init__(
+        self,
+        seed: int,
+        *,
+        latency: tuple[float, float] = (0.005, 0.05),
+        tick: float = 0.1,
+        linked: Callable[[Node, Node], bool] = lambda a, b: True,
+    ) -> None:
+        self.now = 0.0
+        self.nodes: dict[bytes, Node] = {}
+        self.rng = np.random.default_rng(seed)
+        self.latency = latency
+        self.tick_seconds = tick
+        self.linked = linked
+        self.delivered = 0
+        self.on_message: Callable[[Node, Node, Message], Message | None] = lambda source, target, message: message
+        """Sees every message as it is sent; may replace it, or drop it by returning None."""
+        self.before_effect: Callable[[Node, Effect], None] = lambda node, effect: None
+        """Sees every effect before it is carried out; may crash the node."""
+        self._queue: list[tuple[float, int, Callable[[], None]]] = []
+        self._count = 0
+        self._cut: set[frozenset[bytes]] = set()
+        self._connections: dict[frozenset[bytes], int] = {}
+        self._last_arrival: dict[tuple[bytes, bytes], float] = {}
+
+    # parties
+
+    def add(self, node: Node) -> None:
+        self.nodes[node.key] = node
+
+    def start(self, key: bytes) -> None:
+        """(Re)start a node from its durable state."""
+        node = self.nodes[key]
+        node.life += 1
+        node.fetching.clear()
+        machine = node.machine = node.make({table: dict(rows) for table, rows in node.durable.items()})
+        self._execute(node, machine.start(self.now))
+        self._schedule_tick(node, node.life)
+        for other in self.nodes.values():
+            self._connect(node, other)
+
+    def crash(self, key: bytes) -> None:
+        """Lose everything that is not durable."""
+        node = self.nodes[key]
+        node.machine = None
+        node.life += 1
+        for other in self.nodes.values():
+            self._disconnect(node, other)
+
+    def is_up(self, key: bytes) -> bool:
+        return self.nodes[key].machine is not None
+
+    def cut(self, a: bytes, b: bytes) -> None:
+        """Break the link between two nodes until `heal`."""
+        self._cut.add(frozenset((a, b)))
+        self._disconnect(self.nodes[a], self.nodes[b])
+
+    def heal(self, a: bytes, b: bytes) -> None:
+        self._cut.discard(frozenset((a, b)))
+        self._connect(self.nodes[a], self.nodes[b])
+
+    def _connect(self, a: Node, b: Node) -> None:
+        pair = frozenset((a.key, b.key))
+        if a is b or a.machine is None or b.machine is None or pair in self._cut or pair in self._connections:
+            return
+        if not self.linked(a, b):
+            return
+        self._count += 1
+        self._connections[pair] = self._count
+        connection = self._count
+        for node, peer in ((a, b), (b, a)):
+            self._deliver(
+                node, peer.key, connection, lambda n=node, p=peer: self._on(n, "connected", p.key)
+            )
+
+    def _disconnect(self, a: Node, b: Node) -> None:
+        if self._connections.pop(frozenset((a.key, b.key)), None) is None:
+            return
+        for node, peer in ((a, b), (b, a)):
+            if node.machine is None:
+                continue
+            self._on(node, "disconnected", peer.key)
+            for source, digest in list(node.fetching):
+                if source == peer.key:
+                    self._fail_fetch(node, source, digest, "the peer is gone")
+
+    # time
+
+    def after(self, seconds: float, action: Callable[[], None]) -> None:
+        """Run `action` at now + seconds."""
+        self._count += 1
+        heapq.heappush(self._queue, (self.now + seconds, self._count, action))
+
+    def run(self, *, until: Callable[[], bool] = lambda: False, seconds: float = 3600.0) -> bool:
+        """Advance until `until()` holds (checked after every event); False if `seconds` pass first."""
+        deadline = self.now + seconds
+        while self._queue:
+            if until():
+                return True
+            time, _, action = self._queue[0]
+            if time > deadline:
+                break
+            heapq.heappop(self._queue)
+            self.now = max(self.now, time)
+            action()
+        self.now = deadline
+        return until()
+
+    def _schedule_tick(self, node: Node, life: int) -> None:
+        def act() -> None:
+            if node.machine is not None and node.life == life:
+                self._execute(node, node.machine.tick(self.now))
+                self._schedule_tick(node, life)
+
+        self.after(self.tick_seconds, act)
+
+    def _delay(self) -> float:
+        low, high = self.latency
+        return float(self.rng.uniform(low, high))
+
+    def _deliver(self, target: Node, source: bytes, connection: int, action: Callable[[], None]) -> None:
+        """In order within a connection; lost if the connection has gone by then."""
+        pair = frozenset((target.key, source))
+        arrival = max(self.now + self._delay(), self._last_arrival.get((source, target.key), 0.0))
+        self._last_arrival[source, target.key] = arrival
+
+        def act() -> None:
+            if self._connections.get(pair) == connection and target.machine is not None:
+                self.delivered += 1
+                action()
+
+        self.after(arrival - self.now, act)
+
+    # effects
+
+    def _on(self, node: Node, event: str, *arguments: Any) -> None:
+        if node.machine is not None:
+            self._execute(node, getattr(node.machine, event)(*arguments, self.now))
+
+    def _execute(self, node: Node, effects: Iterable[Effect]) -> None:
+        life = node.life
+        for effect in effects:
+            self.before_effect(node, effect)
+            if node.life != life or node.machine is None:
+                return
+            self._carry_out(node, effect)
+
+    def _carry_out(self, node: Node, effect: Effect) -> None:
+        match effect:
+            case Persist(writes):
+                for write in writes:
+                    match write:
+                        case Put(table, key, value):
+                            node.durable[table][key] = value
+                        case Delete(table, key):
+                            node.durable[table].pop(key, None)
+            case Send(peer, message):
+                self._send(node, peer, message)
+            case SendBlob(peer, digest, _):
+                self._send_blob(node, peer, digest)
+            case Fetch(peer, digest, _):
+                self._fetch(node, peer, digest)
+            case DeleteBlob(digest):
+                node.blobs.data.pop(digest, None)
+            case Compute(key, job):
+                self._compute(node, key, job)
+            case Notify():
+                node.events.append((self.now, effect))
+
+    def _connection(self, a: bytes, b: bytes) -> int | None:
+        return self._connections.get(frozenset((a, b)))
+
+    def _send(self, node: Node, peer: bytes, message: Message) -> None:
+        connection = self._connection(node.key, peer)
+        target = self.nodes.get(peer)
+        if connection is None or target is None:
+            return
+        seen = self.on_message(node, target, message)
+        if seen is None:
+            return
+        if isinstance(seen, Missing):
+            blob = seen.blob
+            self._deliver(
+                target, node.key, connection, lambda: self._fail_fetch(target, node.key, blob, "missing")
+            )
+            return
+        self._deliver(target, node.key, connection, lambda: self._on(target, "receive", node.key, seen))
+
+    def _fetch(self, node: Node, peer: bytes, digest: bytes) -> None:
+        if node.blobs.has(digest):
+            self.after(0.0, lambda: self._on(node, "fetched", peer, digest))
+            return
+        node.fetching.add((peer, digest))
+        if self._connection(node.key, peer) is None:
+            self.after(0.0, lambda: self._fail_fetch(node, peer, digest, "not connected"))
+            return
+        self._send(node, peer, Pull(blob=digest, offset=0))
+
+    def _send_blob(self, node: Node, peer: bytes, digest: bytes) -> None:
+        if not node.blobs.has(digest):
+            self._send(node, peer, Missing(blob=digest))
+            return
+        connection, target = self._connection(node.key, peer), self.nodes.get(peer)
+        if connection is None or target is None:
+            return
+        data = node.blobs.data[digest]
+
+        def arrive() -> None:
+            if (node.key, digest) in target.fetching:
+                target.fetching.discard((node.key, digest))
+                target.blobs.data[digest] = data
+                self._on(target, "fetched", node.key, digest)
+
+        self._deliver(target, node.key, connection, arrive)
+
+    def _fail_fetch(self, node: Node, peer: bytes, digest: bytes, reason: str) -> None:
+        if (peer, digest) in node.fetching:
+            node.fetching.discard((peer, digest))
+            self._on(node, "fetch_failed", peer, digest, reason)
+
+    def _compute(self, node: Node, key: tuple[Any, ...], job: Any) -> None:
+        life = node.life
+
+        def act() -> None:
+            if node.machine is None or node.life != life:
+                return
+            try:
+                result = job.run(node.blobs)
+            except Exception as error:
+                self._on(node, "compute_failed", key, error)
+            else:
+                self._on(node, "computed", key, result)
+
+        self.after(node.compute_seconds(key), act)
