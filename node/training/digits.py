@@ -3,7 +3,8 @@
 Split: one fixed random fifth (360 images, the same for every seed and every number of clients) is held out
 for accuracy; the other 1437 are split over the clients at random into parts whose sizes differ by at most
 one (`partition = "iid"`, the default; drawn from the deployment's seed), or unevenly by class
-(`partition = "dirichlet"`, `alpha`). Model: a perceptron 64-32-10 with ReLU, 2410 parameters.
+(`partition = "dirichlet"`, `alpha`). Grey values are scaled to [-0.6, 1.4]. Model: a perceptron 64-64-10 with
+ReLU, 4810 parameters.
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ from node.training.partitions import generator, partition
 from node.training.supervised import SupervisedTask, check_client
 
 TEST_EXAMPLES: Final = 360
-HIDDEN: Final = 32
+HIDDEN: Final = 64
+CENTRE: Final = 0.6
+"""About the mean grey value; centred inputs reach the same accuracy in half the epochs."""
 
 
 def digits(*, clients: int, seed: int = 0, partition: str = "iid", alpha: float = 0.5) -> SupervisedTask:
@@ -36,7 +39,7 @@ class _Digits:
 
         inputs, labels = load_digits(return_X_y=True)
         order = generator("digits held-out", 0).permutation(len(labels))
-        self._inputs = torch.from_numpy((inputs / 16.0).astype("float32"))
+        self._inputs = torch.from_numpy((inputs / 8.0 - CENTRE).astype("float32"))
         self._labels = torch.from_numpy(labels.astype("int64"))
         self._test = torch.from_numpy(order[:TEST_EXAMPLES])
         train = order[TEST_EXAMPLES:]

@@ -22,7 +22,11 @@ def load_task(name: str, *, clients: int, seed: int = 0, options: Mapping[str, o
     """
     if clients < 1:
         raise ConfigurationError(f"task {name!r}: {clients} clients; at least one is needed")
-    arguments: dict[str, object] = {**(options or {}), "clients": clients, "seed": seed}
+    arguments: dict[str, object] = {"clients": clients, "seed": seed}
+    for option, value in (options or {}).items():
+        if option in ("clients", "seed", "path"):
+            raise ConfigurationError(f"task {name!r}: option {option!r} is set by the deployment itself")
+        arguments[option] = value
     factory: Callable[..., object]
     if name == "digits":
         from node.training.digits import digits as factory

@@ -92,7 +92,7 @@ def batches(count: int, batch_size: int, steps: int) -> Iterator[Tensor]:
         raise ConfigurationError("a client without training examples cannot train")
     remaining = steps
     while True:
-        parts = list(torch.randperm(count).split(batch_size))
+        parts = list(torch.split(torch.randperm(count), batch_size))
         if len(parts) > 1 and batch_size > 1 and len(parts[-1]) == 1:
             parts[-2:] = [torch.cat(parts[-2:])]
         for part in parts:

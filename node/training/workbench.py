@@ -49,7 +49,7 @@ class Workbench:
         return {client: Trainer(self, client) for client in clients}
 
     def train(self, model: bytes, settings: Settings, client: int, epoch: int) -> TrainingResult:
-        """Train from the canonical bytes `model` on the client's data. Deterministic per (seed, client, epoch).
+        """Train from the canonical bytes `model` on the client's data; a function of (seed, client, epoch).
 
         Raises `ConfigurationError` when the model does not fit the task; passes on what the task raises.
         """
