@@ -34,7 +34,7 @@ from asyncfl.effects import (
     Send,
     SendBlob,
 )
-from asyncfl.errors import AsyncflError, LocalProtocolError, StorageError
+from asyncfl.errors import AsyncflError, ConfigurationError, LocalProtocolError, StorageError
 from asyncfl.messages import Message
 from node.looplag import LoopLag
 
@@ -181,8 +181,9 @@ class Runtime:
         self._closing = True
         if self._failure is None:
             self._failure = _as_deliberate(error)
-            # A disk's refusal needs no traceback; whatever else ends a node is a bug.
-            unexpected = None if isinstance(self._failure, StorageError) else error
+            # The disk's refusal or a user's mistake needs no traceback; whatever else ends a node is a bug.
+            deliberate = isinstance(self._failure, StorageError | ConfigurationError)
+            unexpected = None if deliberate else error
             log.error("node_failed", error=str(self._failure), exc_info=unexpected)
         self._ended.set()
         self._idle.set()
@@ -354,9 +355,12 @@ def _as_deliberate(error: Exception) -> Exception:
         if isinstance(cause, StorageError):
             return cause
         cause = cause.__cause__
-    if isinstance(error, LocalProtocolError):
+    if isinstance(error, LocalProtocolError | ConfigurationError):
         return error
-    wrapped = LocalProtocolError(f"this node stopped itself over a bug: {type(error).__name__}: {error}")
+    wrapped = LocalProtocolError(
+        f"stopped itself: {type(error).__name__}: {error} (a bug in this program or in the task's own code; "
+        "the log has the details)"
+    )
     wrapped.__cause__ = error
     return wrapped
 

@@ -1,0 +1,294 @@
+"""The processes of a deployment: one aggregator, or any number of clients, from start to graceful end.
+
+Exit codes, with `node.commands.common.exit_code`: 0 stopped as asked; 2 configuration (deployment, key, port,
+task); 3 disk or database; 1 anything else. A process stops as asked on SIGINT, on SIGTERM, and, with
+`exit_with_parent`, when its standard input ends: a supervisor that is killed leaves no orphan.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import signal
+import threading
+from collections.abc import Callable, Coroutine, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import structlog
+
+from asyncfl.effects import Table
+from asyncfl.errors import AsyncflError
+from asyncfl.identity import Identity
+from node.blobs import BlobStore
+from node.commands.common import exit_code
+from node.deployment_files import DeploymentDirectory
+from node.logs import Writer, configure
+from node.looplag import LoopLag
+from node.parent import end_with_parent
+from node.runtime import CLOSE_S, Machine, Runtime
+from node.state_file import require_no_orphans
+from node.storage import Storage
+from node.transport import Endpoint
+
+KILL_S: Final = 2 * CLOSE_S + 5.0
+"""After a stop is asked for: what is not over by then is ended without more ado."""
+JOB_S: Final = 5.0
+"""How long the end of a process waits for a job under way (a training may take longer; it is made again)."""
+
+log = structlog.get_logger("process")
+
+
+@dataclass(frozen=True)
+class ProcessOptions:
+    """How a process behaves, whatever its role.
+
+    `listen` (host, port) replaces the address in the deployment file, for a replica behind a proxy.
+    """
+
+    log_form: str = "console"
+    log_level: str = "info"
+    exit_with_parent: bool = False
+    listen: tuple[str, int] | None = None
+
+
+def run_aggregator(directory: Path, name: str, options: ProcessOptions | None = None) -> None:
+    """Run replica `name` of the deployment in `directory` until it is told to stop. Blocks.
+
+    Raises `ConfigurationError`, `StorageError`, or another `AsyncflError` that ended it.
+    """
+    options = options or ProcessOptions()
+    files = DeploymentDirectory.load(directory)
+    deployment = files.deployment
+    replica = deployment.replica(name)
+    identity = files.identity(name)
+    federation = deployment.federation()
+
+    async def main(process: _Process) -> None:
+        from asyncfl.replica import Replica
+
+        initial_model = files.initial_model()
+
+        def machine(durable: _Durable) -> Machine:
+            return Replica(federation, identity, durable, initial_model)
+
+        node = _Node(process, files, identity, role="aggregator", name=name, machine=machine)
+        # Clients pull the first model from here like any later one.
+        node.blobs.write(initial_model)
+        known = frozenset(deployment.names)
+        endpoint = Endpoint(
+            identity,
+            federation.digest,
+            handler=node.runtime,
+            blobs=node.blobs,
+            listen=options.listen or replica.address,
+            dial={entry.key: entry.url for entry in deployment.replicas if entry.key != identity.public},
+            accept=known.__contains__,
+        )
+        await process.run([(node, endpoint)])
+
+    _run(main, options, deployment.names)
+
+
+def run_clients(
+    directory: Path,
+    names: Sequence[str],
+    options: ProcessOptions | None = None,
+    *,
+    last_epoch: int | None = None,
+) -> None:
+    """Run the clients `names` in this process, each with its own identity, channels and state. Blocks.
+
+    They take part up to `last_epoch` (None: without end) and then keep giving signs of life until they are
+    told to stop. Raises like `run_aggregator`.
+    """
+    options = options or ProcessOptions()
+    files = DeploymentDirectory.load(directory)
+    deployment = files.deployment
+    numbers = {name: deployment.client_index(name) for name in names}
+    identities = {name: files.identity(name) for name in names}
+    federation = deployment.federation()
+
+    async def main(process: _Process) -> None:
+        from asyncfl.client import Client
+        from node.training.loader import load_task
+        from node.training.workbench import Workbench
+
+        entry = deployment.task
+        task = load_task(
+            entry.factory, clients=len(deployment.clients), seed=entry.seed, options=entry.options
+        )
+        trainers = Workbench(task, seed=entry.seed).trainers(list(numbers.values()))
+        nodes = []
+        for name, identity in identities.items():
+
+            def machine(durable: _Durable, name: str = name, identity: Identity = identity) -> Machine:
+                trainer = trainers[numbers[name]]
+                return Client(federation, identity, durable, trainer=trainer, last_epoch=last_epoch)
+
+            node = _Node(process, files, identity, role="client", name=name, machine=machine)
+            endpoint = Endpoint(
+                identity,
+                federation.digest,
+                handler=node.runtime,
+                blobs=node.blobs,
+                listen=None,
+                dial={replica.key: replica.url for replica in deployment.replicas},
+                accept=lambda _key: False,
+            )
+            nodes.append((node, endpoint))
+        await process.run(nodes)
+
+    _run(main, options, deployment.names)
+
+
+_Durable = dict[Table, dict[bytes, bytes]]
+
+
+class _Node:
+    """One identity's durable state and its machine."""
+
+    def __init__(
+        self,
+        process: _Process,
+        files: DeploymentDirectory,
+        identity: Identity,
+        *,
+        role: str,
+        name: str,
+        machine: Callable[[_Durable], Machine],
+    ) -> None:
+        state = files.state(name)
+        database, blobs = state / "state.sqlite", state / "blobs"
+        require_no_orphans(database, blobs)
+        self.name = name
+        self.role = role
+        self.storage = Storage.open(database, owner=files.deployment.digest + identity.public)
+        process.opened.append(self.storage)
+        self.blobs = BlobStore(blobs)
+        self.runtime = Runtime(
+            machine(self.storage.load()),
+            name=name,
+            role=role,
+            storage=self.storage,
+            blobs=self.blobs,
+            workers=process.workers,
+            status=files.status_file(name),
+            lag=process.lag,
+        )
+
+
+class _Process:
+    """What the nodes of a process share."""
+
+    def __init__(self) -> None:
+        self.workers = ThreadPoolExecutor(max_workers=1, thread_name_prefix="job")
+        self.lag = LoopLag()
+        self.stop = asyncio.Event()
+        self.opened: list[Storage] = []
+
+    def ask_to_stop(self, reason: str) -> None:
+        """Stop gracefully; asked a second time, or where that takes too long, at once."""
+        if self.stop.is_set():
+            os._exit(130)
+        log.info("stopping", reason=reason)
+        self.stop.set()
+        _end_after(KILL_S, 1)
+
+    async def run(self, nodes: Sequence[tuple[_Node, Endpoint]]) -> None:
+        """Run all nodes until one fails or a stop is asked for."""
+        # What is there now stays: the collector need not walk through torch again and again.
+        gc.collect()
+        gc.freeze()
+        measuring = asyncio.create_task(self.lag.run(), name="measure the event loop")
+        runs = [
+            asyncio.create_task(self._run_node(node, endpoint), name=node.name) for node, endpoint in nodes
+        ]
+        await asyncio.wait(runs, return_when=asyncio.FIRST_EXCEPTION)
+        self.stop.set()
+        await asyncio.wait(runs)
+        measuring.cancel()
+        for run in runs:
+            run.result()
+
+    async def close(self) -> None:
+        """Close every state file, whatever became of its node."""
+        for storage in self.opened:
+            await storage.close()
+
+    async def _run_node(self, node: _Node, endpoint: Endpoint) -> None:
+        structlog.contextvars.bind_contextvars(node=node.name)
+        log.info("started", role=node.role, pid=os.getpid(), state=str(node.storage.path.parent))
+        await node.runtime.run(endpoint, self.stop)
+        log.info("stopped")
+
+
+def _run(
+    main: Callable[[_Process], Coroutine[Any, Any, None]], options: ProcessOptions, names: dict[bytes, str]
+) -> None:
+    """Run `main` on an event loop of its own, with signals, logs and worker threads looked after."""
+    if options.exit_with_parent:
+        end_with_parent(grace=KILL_S)
+    writer = configure(form=options.log_form, level=options.log_level, names=names)
+    _use_one_thread()
+    error: AsyncflError | None = None
+    process: _Process | None = None
+
+    async def body() -> None:
+        nonlocal process
+        process = _Process()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, process.ask_to_stop, signal.Signals(number).name)
+        try:
+            await main(process)
+        finally:
+            await process.close()
+
+    try:
+        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            runner.run(body())
+    except AsyncflError as raised:
+        error = raised
+        raise
+    finally:
+        _finish(process, writer, error)
+
+
+def _finish(process: _Process | None, writer: Writer, error: AsyncflError | None) -> None:
+    """End the worker threads; a job that goes on for too long ends with the process."""
+    if process is not None:
+        process.workers.shutdown(wait=False, cancel_futures=True)
+        under_way = [thread for thread in threading.enumerate() if thread.name.startswith("job")]
+        for thread in under_way:
+            thread.join(JOB_S)
+        if any(thread.is_alive() for thread in under_way):
+            log.warning("job_abandoned", seconds=JOB_S)
+            writer.close()
+            os._exit(0 if error is None else exit_code(error))
+    writer.close()
+
+
+def _use_one_thread() -> None:
+    """Several processes share a machine; threads of each on all cores only get in each other's way."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    import torch
+
+    torch.set_num_threads(1)
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.new_event_loop
+    return uvloop.new_event_loop
+
+
+def _end_after(seconds: float, code: int) -> None:
+    timer = threading.Timer(seconds, os._exit, (code,))
+    timer.daemon = True
+    timer.start()
