@@ -1,0 +1,100 @@
+"""What the commands share: consoles, exit codes, JSON output, option types."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+import tomllib
+from collections.abc import Iterable
+from enum import IntEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from asyncfl.errors import AsyncflError, ConfigurationError, StorageError
+
+output = Console(highlight=False)
+"""Results: standard output."""
+messages = Console(stderr=True, highlight=False)
+"""Progress and errors: standard error, so that `--json -` stays clean."""
+
+
+class ExitCode(IntEnum):
+    """Documented in `asyncfl --help` and docs/commands.md."""
+
+    OK = 0
+    FAILED = 1
+    USAGE = 2
+    STORAGE = 3
+    INTERRUPTED = 130
+
+
+def exit_code(error: AsyncflError | OSError) -> ExitCode:
+    """The exit code that a deliberate error ends the program with."""
+    if isinstance(error, ConfigurationError):
+        return ExitCode.USAGE
+    if isinstance(error, StorageError | OSError):
+        return ExitCode.STORAGE
+    return ExitCode.FAILED
+
+
+def show_error(error: AsyncflError | OSError) -> None:
+    """One line on standard error: what is wrong and what to do."""
+    text = str(error)
+    if isinstance(error, OSError):
+        text = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+    messages.print(f"[bold red]error:[/] {escape(text)}", soft_wrap=True)
+
+
+def write_json(value: Any, target: Path) -> None:
+    """Write `value` as JSON to a file, whole or not at all; `-` is standard output. Raises `StorageError`."""
+    text = json.dumps(value, indent=2) + "\n"
+    if str(target) == "-":
+        sys.stdout.write(text)
+        sys.stdout.flush()
+        return
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, draft = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+        Path(draft).chmod(0o644)
+        Path(draft).replace(target)
+    except OSError as error:
+        raise StorageError(
+            f"{target}: cannot be written: {error.strerror}; name another --json file"
+        ) from None
+
+
+def key_values(option: str, pairs: Iterable[str]) -> dict[str, Any]:
+    """`KEY=VALUE` options as a dictionary; values are TOML (numbers, true, false, "text", [..]) or text."""
+    values: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, text = pair.partition("=")
+        if not equals or not key:
+            raise ConfigurationError(f"{option} {pair!r}: KEY=VALUE is needed")
+        if key in values:
+            raise ConfigurationError(f"{option} {key} is given twice")
+        try:
+            values[key] = tomllib.loads(f"value = {text}")["value"]
+        except tomllib.TOMLDecodeError:
+            values[key] = text
+    return values
+
+
+Directory = Annotated[
+    Path,
+    typer.Argument(
+        metavar="DIR", help="The deployment's directory (see `asyncfl init`).", show_default=False
+    ),
+]
+JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")]
+JsonFile = Annotated[
+    Path | None,
+    typer.Option("--json", metavar="FILE", help="Write the result as JSON; - is standard output."),
+]

@@ -1,0 +1,116 @@
+"""`asyncfl init`: make a deployment."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.markup import escape
+
+from asyncfl.errors import ConfigurationError
+from node.commands.common import Directory, JsonFlag, key_values, output, write_json
+from node.deployment_creation import NewDeployment, create_deployment
+
+
+def init(
+    *,
+    directory: Directory,
+    replicas: Annotated[int, typer.Option(min=1, help="Aggregators, n.")] = 4,
+    clients: Annotated[int, typer.Option(min=1, help="Clients to enrol.")] = 16,
+    byzantine: Annotated[int, typer.Option(min=0, help="Faulty replicas to tolerate, t; n >= 3t+1.")] = 1,
+    task: Annotated[str, typer.Option(help="digits, npz:PATH or MODULE:FACTORY.")] = "digits",
+    seed: Annotated[int, typer.Option(min=0, help="Initial weights and data partition.")] = 0,
+    learning_rate: Annotated[
+        float | None, typer.Option(min=0, help="Of local SGD.", show_default="depends on the task")
+    ] = None,
+    local_steps: Annotated[
+        int | None,
+        typer.Option(min=0, help="Local batches; 0: one pass.", show_default="depends on the task"),
+    ] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, show_default="depends on the task")] = None,
+    parameter: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE", help="Any key of [parameters], such as clip=2.0 or cell_size=8."),
+    ] = None,
+    task_option: Annotated[
+        list[str] | None, typer.Option(metavar="KEY=VALUE", help="Argument of the task's factory.")
+    ] = None,
+    base_port: Annotated[
+        int | None, typer.Option(help="First of n consecutive ports.", show_default="free ones")
+    ] = None,
+    url: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=URL", help="Address of a replica elsewhere, ws://host:port."),
+    ] = None,
+    public_keys: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="The parties' .pub files; then no private key is made here."),
+    ] = None,
+    json: JsonFlag = False,
+) -> None:
+    """Make a deployment: deployment.toml, the initial model, and a private key file (mode 0600) per node.
+
+    The keys are made here, unless every party made its own with [bold]asyncfl keygen[/] and sent the public half.
+
+    [bold]Examples[/]
+
+    asyncfl init run --replicas 4 --clients 16
+
+    asyncfl init run --task npz:mnist.npz --task-option partition=dirichlet --task-option alpha=0.3
+
+    asyncfl init run --task mytask:make --learning-rate 0.05 --local-steps 20 --parameter clip=5.0
+
+    asyncfl init run --public-keys pubs --url replica-0=ws://a.example:7000 --url replica-1=ws://b.example:7000 ...
+    """
+    chosen = {"learning_rate": learning_rate, "local_steps": local_steps, "batch_size": batch_size}
+    wanted = NewDeployment(
+        replicas=replicas,
+        clients=clients,
+        byzantine=byzantine,
+        task=task,
+        seed=seed,
+        task_options=key_values("--task-option", task_option or ()),
+        parameters=key_values("--parameter", parameter or ()),
+        training={key: value for key, value in chosen.items() if value is not None},
+        base_port=base_port,
+        urls=_urls(url or ()),
+        public_keys=public_keys,
+    )
+    made = create_deployment(directory, wanted)
+    deployment = made.deployment
+    facts: dict[str, Any] = {
+        "directory": str(directory),
+        "deployment": deployment.digest.hex(),
+        "replicas": {entry.name: entry.url for entry in deployment.replicas},
+        "clients": [entry.name for entry in deployment.clients],
+        "dimension": deployment.model.weights + deployment.model.buffers,
+        "parameters": deployment.parameters.model_dump(),
+    }
+    if json:
+        write_json(facts, Path("-"))
+        return
+    chosen_parameters = deployment.parameters
+    output.print(f"[bold green]made[/] {escape(str(directory))}: deployment {deployment.digest.hex()[:16]}")
+    output.print(
+        f"  {replicas} replicas, of which {byzantine} may fail; {clients} clients in cells of "
+        f"{chosen_parameters.cell_size}; sums of {chosen_parameters.min_group} to {chosen_parameters.max_group} "
+        "clients are opened, nothing smaller"
+    )
+    output.print(f"  task {escape(task)}, {facts['dimension']:,} coordinates")
+    if public_keys is None:
+        output.print(f"  private keys of all nodes in {escape(str(directory / 'keys'))}, mode 0600")
+    output.print("  operator.key signs rosters and enrolments: keep it where no node runs")
+    output.print(f"next: [bold]asyncfl up {escape(str(directory))} --epochs 20[/]", soft_wrap=True)
+
+
+def _urls(pairs: tuple[()] | list[str]) -> dict[str, str]:
+    urls: dict[str, str] = {}
+    for pair in pairs:
+        name, equals, url = pair.partition("=")
+        if not equals or not name or not url:
+            raise ConfigurationError(f"--url {pair!r}: NAME=URL is needed, as in replica-0=ws://host:7000")
+        if name in urls:
+            raise ConfigurationError(f"--url {name} is given twice")
+        urls[name] = url
+    return urls
