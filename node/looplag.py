@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from typing import Final
 
@@ -21,11 +22,11 @@ class LoopLag:
 
     async def run(self) -> None:
         """Measure until cancelled."""
-        loop = asyncio.get_running_loop()
         while True:
-            due = loop.time() + INTERVAL_S
+            # Not the loop's own clock: uvloop's stands still while a callback runs.
+            due = time.monotonic() + INTERVAL_S
             await asyncio.sleep(INTERVAL_S)
-            late = max(0.0, loop.time() - due)
+            late = max(0.0, time.monotonic() - due)
             self._recent.append(late)
             self._largest = max(self._largest, late)
 

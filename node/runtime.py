@@ -255,8 +255,7 @@ class Runtime:
 
     async def _perform(self, batch: Sequence[Effect]) -> None:
         """Everything of a batch but its writes, which are on disk."""
-        loop = asyncio.get_running_loop()
-        resumed = loop.time()
+        resumed = time.monotonic()
         for effect in batch:
             match effect:
                 case Send(peer, message):
@@ -273,11 +272,11 @@ class Runtime:
                     self._notify(event, fields, level)
                 case Persist():
                     pass
-            if loop.time() - resumed > SLICE_S:
+            if time.monotonic() - resumed > SLICE_S:
                 await asyncio.sleep(0)
                 if self._failure is not None:
                     return
-                resumed = loop.time()
+                resumed = time.monotonic()
 
     def _compute(self, effect: Compute) -> None:
         if effect.key in self._jobs:
