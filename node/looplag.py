@@ -23,7 +23,7 @@ class LoopLag:
     async def run(self) -> None:
         """Measure until cancelled."""
         while True:
-            # Not the loop's own clock: uvloop's stands still while a callback runs.
+            # Not the loop's own clock: uvloop's counts whole milliseconds.
             due = time.monotonic() + INTERVAL_S
             await asyncio.sleep(INTERVAL_S)
             late = max(0.0, time.monotonic() - due)
