@@ -38,6 +38,8 @@ class Presence:
     """What a replica has heard of one client. Times are seconds of its own monotonic clock."""
 
     at: int = 0
+    since: float = 0.0
+    """When it was first heard to be at that epoch."""
     heard: float = float("-inf")
     task_epoch: int = 0
     task_at: float = 0.0
@@ -69,7 +71,7 @@ class Inclusion:
             if now - presence.task_at <= OVERDUE_FACTOR * presence.task_patience:
                 presence.misses //= 2
             presence.task_epoch = 0
-        presence.at = epoch
+        presence.at, presence.since = epoch, now
 
     def tasked(self, client: bytes, epoch: int, now: float) -> None:
         """A TASK went out; the overdue timer keeps the patience it was set with."""

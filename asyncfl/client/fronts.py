@@ -46,3 +46,9 @@ class Fronts:
         ranked = sorted((answer.patience for answer in self.latest.values()), reverse=True)
         seconds = ranked[self.parameters.byzantine] / 1000
         return min(PATIENCE_CEILING, max(PATIENCE_FLOOR, seconds))
+
+    @property
+    def shortest_patience(self) -> float:
+        """Seconds within which every replica wants a sign of life; a liar can only make them more frequent."""
+        answers = [answer.patience for answer in self.latest.values()]
+        return max(PATIENCE_FLOOR, min(answers) / 1000) if answers else PATIENCE_FLOOR

@@ -62,7 +62,9 @@ SEEN_ENTRIES = b"seen-entries"
 PENDING = b"pending-upload"
 UPLOADED = b"uploaded"
 TRAIN = "train"
-SHORTEST_HEARTBEAT = 0.3
+TASK_PATIENCES = 3.0
+"""How long a coordinator that answers may bring no TASK, in units of patience. It waits 2 itself for the
+client's previous upload; with the same 2 here, both timers would end together and cells would fall apart."""
 LONGEST_HEARTBEAT = 5.0
 
 
@@ -286,7 +288,7 @@ class Client:
         silent = self.now - self._asked_at
         if not self._acknowledged and silent > max(1.0, self._asked_patience / 5):
             reason = "READY was not acknowledged"
-        elif silent > 2 * self._asked_patience and not self._is_ahead():
+        elif silent > TASK_PATIENCES * self._asked_patience and not self._is_ahead():
             reason = "READY brought no TASK"
         else:
             return
@@ -299,7 +301,7 @@ class Client:
         return front is not None and self.epoch > front + self.parameters.window
 
     def _say_ready(self) -> None:
-        interval = min(LONGEST_HEARTBEAT, max(SHORTEST_HEARTBEAT, self.fronts.patience / 4))
+        interval = min(LONGEST_HEARTBEAT, self.fronts.shortest_patience / 3)
         self._heartbeat_at = self.now + interval
         message = Ready(
             epoch=self.epoch,

@@ -52,8 +52,7 @@ def _element(packed: bytes, federation: Federation) -> Tensor:
 
 def _pack_element(centred: Tensor, federation: Federation) -> bytes:
     ring = federation.parameters.ring
-    lanes = to_lanes(centred, ring.degree).contiguous()
-    return to_bytes(pack(canonical(lanes, ring.modulus)))
+    return to_bytes(pack(canonical(to_lanes(centred, ring.degree), ring.modulus)))
 
 
 def find_secret(
@@ -183,11 +182,12 @@ def open_sum(
     if not members or float(opened.abs().max()) > members * OPENING_BOUND:
         raise InvalidItem("the secret does not open the group: its check blocks are out of bounds")
     multiplier = engine.multiplier(-element.to(device))
+    workspace = engine.workspace(public[0].shape[1])
     result = torch.empty(blocks * ring.degree, dtype=torch.int32, device=device)
     lanes, first = to_lanes(result, ring.degree), 0
     for spectra, total in zip(public, sums, strict=True):
         last = first + spectra.shape[1]
-        lanes[:, first:last] = engine.multiply_add(spectra, multiplier, total.to(torch.float64))
+        lanes[:, first:last] = engine.multiply_add(spectra, multiplier, total, workspace)
         first = last
     return result[: federation.dimension].cpu()
 

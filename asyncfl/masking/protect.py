@@ -38,9 +38,12 @@ from asyncfl.ring import (
     to_lanes,
     transform,
 )
-from asyncfl.ring.packing import packed_bytes, to_bytes
+from asyncfl.ring.packing import BITS, packed_bytes, to_bytes
+from asyncfl.ring.transform import ROWS
 
 SALT_BYTES: Final = 16
+_STRIPE: Final = 8
+"""Batches that are packed together."""
 STAGES: Final = ("quantise", "noise", "mask", "share", "prove", "seal", "pack")
 
 
@@ -132,10 +135,11 @@ def _attempt(
     drawn = torch.from_numpy(stream.uniform(parameters.threshold * degree, modulus))
     sharing = centre_(drawn.to(torch.float64), modulus).view(parameters.threshold, degree)
     stages.mark("share")
-    words = _masked_payload(image, sharing[0], blocks, federation, device, stream, stages)
-    payload_check, check_upload, check_images = _check_blocks(sharing, federation, stream)
+    words = torch.empty((blocks + CHECK_BLOCKS, BITS, degree // ROWS), dtype=torch.int32)
+    _mask_payload(words[:blocks], image, sharing[0], federation, device, stream, stages)
+    check_upload, check_images = _mask_check_blocks(words[blocks:], sharing, federation, stream)
     stages.mark("mask")
-    payload = b"".join((to_bytes(words), payload_check))
+    payload = to_bytes(words)
     upload = content_digest(payload)
     stages.mark("pack")
 
@@ -172,48 +176,53 @@ def _attempt(
     return Protected(manifest, payload, stages.milliseconds())
 
 
-def _masked_payload(
+def _mask_payload(
+    words: Tensor,
     image: Tensor,
     secret: Tensor,
-    blocks: int,
     federation: Federation,
     device: torch.device,
     stream: SecretStream,
     stages: _Stages,
-) -> Tensor:
-    """Packed words [B, 23, C] of a*s + e + x."""
-    ring = federation.parameters.ring
+) -> None:
+    """Write y = a*s + e + x, packed, to `words` [B, 23, C]."""
+    ring, blocks = federation.parameters.ring, len(words)
     engine = transform(ring.degree, ring.modulus, device)
     public = public_polynomials(federation.digest, "payload", blocks, ring.degree, ring.modulus, device)
     gaussian = Gaussian.of(federation.parameters.payload_sigma)
     multiplier = engine.multiplier(to_lanes(secret.to(device), ring.degree))
-    lanes = to_lanes(image, ring.degree)
-    words = torch.empty((blocks, 23, engine.columns), dtype=torch.int32, device=device)
+    size = public[0].shape[1]
+    workspace = engine.workspace(size)
+    # Packing has many short operations: it runs on stripes of several batches.
+    stripe = torch.empty((ROWS, size * _STRIPE, engine.columns), dtype=torch.int32, device=device)
     stages.mark("mask")
-    first = 0
-    for spectra in public:
-        last = first + spectra.shape[1]
-        noise = gaussian.sample(stream, spectra.numel()).to(device).view(spectra.shape)
+    for number, spectra in enumerate(public):
+        first, place = number * size, number % _STRIPE * size
+        last, end = first + spectra.shape[1], place + spectra.shape[1]
+        noise = gaussian.sample(stream, spectra.numel()).to(device)
         stages.mark("noise")
-        noise.add_(lanes[:, first:last])
-        masked = canonical(engine.multiply_add(spectra, multiplier, noise), ring.modulus)
+        noise.add_(image[first * ring.degree : last * ring.degree])
+        masked = engine.multiply_add(spectra, multiplier, to_lanes(noise, ring.degree), workspace)
+        canonical(masked, ring.modulus, out=stripe[:, place:end])
         stages.mark("mask")
-        pack(masked, out=words[first:last])
-        stages.mark("pack")
-        first = last
-    return words
+        if end == stripe.shape[1] or last == blocks:
+            pack(stripe[:, :end], out=words[last - end : last])
+            stages.mark("pack")
 
 
-def _check_blocks(
-    sharing: Tensor, federation: Federation, stream: SecretStream
-) -> tuple[bytes, Tensor, Tensor]:
-    """The check blocks of y, packed and as a vector [K*N], and A_check f_k for every coefficient f_k of the sharing."""
+def _mask_check_blocks(
+    words: Tensor, sharing: Tensor, federation: Federation, stream: SecretStream
+) -> tuple[Tensor, Tensor]:
+    """Write the check blocks of y, packed, to `words` [K, 23, C].
+
+    Returns them as a vector [K*N], and A_check f_k [n-2t, K*N] for every coefficient f_k of the sharing.
+    """
     ring = federation.parameters.ring
     images = check_products(sharing, federation)
     errors = Gaussian.of(ERROR_SIGMA).sample(stream, images.shape[1])
     upload = centre_(images[0] + errors, ring.modulus)
-    packed = pack(canonical(to_lanes(upload, ring.degree).contiguous(), ring.modulus))
-    return to_bytes(packed), upload, images
+    pack(canonical(to_lanes(upload, ring.degree), ring.modulus), out=words)
+    return upload, images
 
 
 def _shares(
@@ -222,7 +231,7 @@ def _shares(
     """For every replica its salt and packed share, and the digest that commits to them."""
     ring, replicas = federation.parameters.ring, federation.parameters.replicas
     values = evaluate(sharing, range(1, replicas + 1), ring.modulus)
-    packed = pack(canonical(to_lanes(values, ring.degree).contiguous(), ring.modulus))
+    packed = pack(canonical(to_lanes(values, ring.degree), ring.modulus))
     salted = [bytes(stream.take(SALT_BYTES)) + to_bytes(share) for share in packed]
     return salted, tuple(share_digest(data) for data in salted)
 

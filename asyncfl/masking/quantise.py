@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from math import isfinite, sqrt
 from typing import Final
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from asyncfl.errors import UpdateError
 from asyncfl.parameters import Segment
 
-_CHUNK: Final = 1 << 17
+_CHUNK: Final = 1 << 16
 """Coordinates at a time: the float64 copy that a norm needs stays in the cache."""
 _SHRINK: Final = 1 - 2.0**-20
 """Extra factor when rounding has lifted the norm over the bound, so that the second try nearly always fits."""
@@ -44,15 +44,13 @@ def quantise(update: Tensor, segments: Sequence[Segment], padded: int) -> Tensor
     return image
 
 
-def _chunks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    return zip(*(tensor.split(_CHUNK) for tensor in tensors), strict=True)
-
-
 def _squares(values: Tensor) -> float:
+    wide = torch.empty(_CHUNK, dtype=torch.float64, device=values.device)
     total = 0.0
-    for (chunk,) in _chunks(values):
-        wide = chunk.to(torch.float64)
-        total += float(torch.dot(wide, wide))
+    for start in range(0, len(values), _CHUNK):
+        part = values[start : start + _CHUNK]
+        copy = wide[: len(part)].copy_(part)
+        total += float(torch.dot(copy, copy))
     return total
 
 
@@ -61,9 +59,11 @@ def _scale_and_round(source: Tensor, target: Tensor, factor: float) -> int:
 
     Every integer is at most about 2^15 and so is the norm: the float64 sums stay far below 2^53 and are exact.
     """
+    wide = torch.empty(_CHUNK, dtype=torch.float64, device=source.device)
     total = 0
-    for part, rounded in _chunks(source, target):
-        torch.mul(part, factor, out=rounded)
-        wide = rounded.round_().to(torch.float64)
-        total += int(torch.dot(wide, wide))
+    for start in range(0, len(source), _CHUNK):
+        part = source[start : start + _CHUNK]
+        rounded = torch.mul(part, factor, out=target[start : start + _CHUNK]).round_()
+        copy = wide[: len(part)].copy_(rounded)
+        total += int(torch.dot(copy, copy))
     return total

@@ -264,10 +264,11 @@ class Coordination:
         own = self.own.get(message.id)
         if own is None or message.group != own.group:
             return
-        own.refused.add(replica)
-        self.context.notify(
-            "lock_was_refused", "warning", replica=replica, epoch=message.id.epoch, reason=message.reason
-        )
+        if replica not in own.refused:
+            own.refused.add(replica)
+            self.context.notify(
+                "lock_was_refused", "warning", replica=replica, epoch=message.id.epoch, reason=message.reason
+            )
         if len(own.refused) > self.context.parameters.byzantine:
             self._forget(own)
 

@@ -113,7 +113,7 @@ class Locks:
         self, asker: int, content: LockContent, group: bytes, reason: str, conflict: LockContent | None
     ) -> None:
         self.context.notify(
-            "lock_refused", "warning", coordinator=asker, epoch=content.id.epoch, cell=content.id.cell,
+            "lock_refused", "debug" if conflict else "warning", coordinator=asker, epoch=content.id.epoch, cell=content.id.cell,
             reason=reason,
         )  # fmt: skip
         refusal = LockRefused(

@@ -32,14 +32,15 @@ class Tasks:
     def receive_ready(self, client: bytes, message: Ready) -> None:
         """Every replica answers with its front; the one that is asked also with TASK or WAIT."""
         context = self.context
-        context.inclusion.heard(client, message.epoch, context.now)
+        presence = context.inclusion.heard(client, message.epoch, context.now)
         context.send(client, self._signed_front())
         if not message.wants_task or message.coordinator != context.index:
             self.asking.pop(client, None)
             return
         asking = self.asking.get(client)
         if asking is None or asking.epoch != message.epoch:
-            self.asking[client] = Asking(message.epoch, message.uploaded, context.now)
+            since = presence.since if presence.at == message.epoch else context.now
+            self.asking[client] = Asking(message.epoch, message.uploaded, since)
         reason = self._serve(client)
         if reason is not None:
             context.send(client, Wait(epoch=message.epoch, reason=reason))

@@ -149,16 +149,21 @@ class Uploads:
             return False
         limit = context.inclusion.front + context.parameters.window
         if core.epoch > limit:
-            context.send(source, Wait(epoch=core.epoch, reason=f"epoch {core.epoch} is beyond {limit}"))
+            self._postpone(source, core.epoch, f"epoch {core.epoch} is beyond front + window = {limit}")
             return False
         if core.epoch + KEEP_EPOCHS < context.inclusion.front:
             self._refuse(source, manifest, f"epoch {core.epoch} is too long past")
             return False
         if self._unopened[core.client] >= MAX_UNOPENED_PER_CLIENT:
-            reason = f"{MAX_UNOPENED_PER_CLIENT} uploads of this client wait to be opened"
-            context.send(source, Wait(epoch=core.epoch, reason=reason))
+            self._postpone(source, core.epoch, f"{MAX_UNOPENED_PER_CLIENT} uploads wait to be opened already")
             return False
         return True
+
+    def _postpone(self, source: bytes, epoch: int, reason: str) -> None:
+        """Not now: whoever carries the upload asks again."""
+        self.context.notify("upload_postponed", "debug", epoch=epoch, reason=reason)
+        if source not in self.context.federation.replica_index:
+            self.context.send(source, Wait(epoch=epoch, reason=reason))
 
     def _answer_included(self, manifest: Manifest, digest: bytes, source: bytes, *, carrier: bool) -> None:
         core = manifest.core

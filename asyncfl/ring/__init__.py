@@ -12,6 +12,7 @@ from asyncfl.ring.stream import SecretStream
 from asyncfl.ring.transform import (
     Multiplier,
     Transform,
+    Workspace,
     batch_blocks,
     canonical,
     centre_,
@@ -25,6 +26,7 @@ __all__ = [
     "Multiplier",
     "SecretStream",
     "Transform",
+    "Workspace",
     "batch_blocks",
     "canonical",
     "centre_",

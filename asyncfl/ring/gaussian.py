@@ -62,9 +62,9 @@ class Gaussian:
         """The sampler for `sigma` in [1, 1e6]."""
         return Gaussian(sigma)
 
-    def sample(self, stream: SecretStream, count: int, out: Tensor | None = None) -> Tensor:
-        """`count` independent samples, as integral float64 on the CPU (into the contiguous `out` [count] if given)."""
-        samples = self._narrow.sample(stream, count, out)
+    def sample(self, stream: SecretStream, count: int) -> Tensor:
+        """`count` independent samples, as integral float32 on the CPU: at most 15 sigma, below 2^24, so exact."""
+        samples = self._narrow.sample(stream, count)
         if self.stretch > 1:
             samples.add_(self._wide.sample(stream, count), alpha=self.stretch)
         return samples
@@ -82,13 +82,13 @@ class _Table:
         # Of the boundaries, `below` lie under the bucket for certain; those up to `reach` lie inside it.
         self._below = np.searchsorted(high, buckets, side="left")
         self._reach = np.searchsorted(high, buckets, side="right")
-        outcomes = (self._below + self._lowest).astype(np.float64)
+        outcomes = (self._below + self._lowest).astype(np.float32)
         outcomes[self._below != self._reach] = np.nan
         self._outcomes = torch.from_numpy(outcomes)
 
-    def sample(self, stream: SecretStream, count: int, out: Tensor | None = None) -> Tensor:
+    def sample(self, stream: SecretStream, count: int) -> Tensor:
         drawn = np.frombuffer(stream.take(2 * count), dtype="<u2").astype(np.int32)
-        samples = torch.index_select(self._outcomes, 0, torch.from_numpy(drawn), out=out)
+        samples = torch.index_select(self._outcomes, 0, torch.from_numpy(drawn))
         values = samples.numpy()
         undecided = np.flatnonzero(np.isnan(values))
         if len(undecided):

@@ -24,8 +24,8 @@ from torch import Tensor
 
 ROWS: Final = 32
 """First factor of N, and the number of coefficients of a packing lane."""
-_CPU_BATCH: Final = 1 << 17
-"""Coefficients of a batch on the CPU: 1 MiB of float64, so that operands of a product stay in the cache."""
+_CPU_BATCH: Final = 1 << 16
+"""Coefficients of a batch on the CPU: 512 KiB of float64, so that the operands of a product stay in the cache."""
 _DEVICE_BATCH: Final = 1 << 22
 
 
@@ -45,11 +45,10 @@ def centre_(values: Tensor, modulus: int, scratch: Tensor | None = None) -> Tens
 
 
 def canonical(values: Tensor, modulus: int, out: Tensor | None = None) -> Tensor:
-    """int32 residues in [0, q) of float64 `values` that `centre_` left."""
+    """int32 residues in [0, q) of float64 `values` that `centre_` left (into the int32 view `out` if given)."""
     result = values.to(torch.int32) if out is None else out.copy_(values)
-    result.add_((result >> 31).bitwise_and_(modulus))
-    # A residue may be centred a few units off, so -q/2-2 .. q/2+2 is all that can come in: one step is enough.
-    return result
+    # The sign bit, spread, selects q for the negative ones.
+    return result.add_((result >> 31).bitwise_and_(modulus))
 
 
 def to_lanes(values: Tensor, degree: int) -> Tensor:
@@ -120,22 +119,39 @@ class Transform:
         spectrum = self.forward(polynomial).permute(0, 2, 1)  # [r, m, 1]
         return Multiplier(centre_(spectrum * self._inverse_columns, self.modulus))
 
-    def multiply_add(self, spectra: Tensor, multiplier: Multiplier, out: Tensor) -> Tensor:
-        """`out += a_b * s` in place, then centred; `spectra` of all a_b (int32 or float64) and `out` are [32, B, C].
+    def workspace(self, blocks: int) -> Workspace:
+        """Memory for `multiply_add` on up to `blocks` blocks at a time."""
+        return Workspace(self, blocks)
 
-        `out` is contiguous float64 with |x| < 2^52.
+    def multiply_add(
+        self, spectra: Tensor, multiplier: Multiplier, addend: Tensor, workspace: Workspace
+    ) -> Tensor:
+        """`a_b * s + addend_b` for all b, [32, B, C] centred float64, in memory of the workspace.
+
+        `spectra` of all a_b [32, B, C] and `addend` (any strides) hold integers of any type, |addend| < 2^52. The
+        result is valid until the workspace's next use.
         """
-        columns = torch.bmm(spectra.to(torch.float64), multiplier.matrices)
-        centre_(columns, self.modulus)
-        flat = out.view(ROWS, -1)
-        flat.addmm_(self._inverse_rows, columns.view(ROWS, -1))
-        # `columns` is free again: its memory takes the quotients.
-        return centre_(out, self.modulus, scratch=columns)
+        operand, columns, result = workspace.take(spectra.shape)
+        operand.copy_(spectra)
+        torch.bmm(operand, multiplier.matrices, out=columns)
+        centre_(columns, self.modulus, scratch=operand)
+        result.copy_(addend)
+        result.view(ROWS, -1).addmm_(self._inverse_rows, columns.view(ROWS, -1))
+        return centre_(result, self.modulus, scratch=columns)
 
-    def product(self, spectra: Tensor, polynomial: Tensor) -> Tensor:
-        """`a_b * s` for all b: [32, B, C], centred float64."""
-        out = torch.zeros(spectra.shape, dtype=torch.float64, device=self.device)
-        return self.multiply_add(spectra, self.multiplier(polynomial), out)
+
+class Workspace:
+    """Three float64 buffers that stay in the cache from batch to batch: fresh memory costs as much as the products."""
+
+    __slots__ = ("_buffers",)
+
+    def __init__(self, engine: Transform, blocks: int) -> None:
+        self._buffers = torch.empty((3, blocks * engine.degree), dtype=torch.float64, device=engine.device)
+
+    def take(self, shape: torch.Size) -> tuple[Tensor, Tensor, Tensor]:
+        size = shape.numel()
+        first, second, third = (buffer[:size].view(shape) for buffer in self._buffers)
+        return first, second, third
 
 
 @lru_cache(maxsize=16)
