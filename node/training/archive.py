@@ -57,6 +57,11 @@ class ArchiveArray:
                     f"{path}: array {key!r} must be a plain array of numbers in C order, "
                     "as numpy.savez writes it"
                 )
+            if info.file_size != before + dtype.itemsize * prod(shape):
+                raise ConfigurationError(
+                    f"{path}: array {key!r} is damaged: its header says {shape} {dtype}, its data are "
+                    f"{info.file_size - before} bytes"
+                )
             offset = None
             if info.compress_type == zipfile.ZIP_STORED:
                 with path.open("rb") as file:
@@ -72,10 +77,7 @@ class ArchiveArray:
         """The rows `indices`, in that order (None: all), as a new array. Raises `ConfigurationError`."""
         wanted = np.arange(len(self)) if indices is None else np.asarray(indices, dtype=np.int64)
         if self.offset is not None and 0 not in self.shape:
-            try:
-                mapped = np.memmap(self.path, self.dtype, "r", self.offset, self.shape)
-            except (OSError, ValueError) as error:
-                raise ConfigurationError(f"{self.path}: array {self.key!r} is cut short: {error}") from error
+            mapped = np.memmap(self.path, self.dtype, "r", self.offset, self.shape)
             return np.array(mapped[wanted])
         return self._streamed(wanted)
 

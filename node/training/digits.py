@@ -1,7 +1,7 @@
 """The built-in task `digits`: 8 x 8 handwritten digits that scikit-learn ships (1797 images, 10 classes).
 
-Split: one fixed random fifth (360 images, the same for every seed and every number of clients) is held out
-for accuracy; the other 1437 are split over the clients at random into parts whose sizes differ by at most
+Split: 36 images of each class, drawn once for all (the same for every seed and number of clients), are held
+out for accuracy; the other 1437 are split over the clients at random into parts whose sizes differ by at most
 one (`partition = "iid"`, the default; drawn from the deployment's seed), or unevenly by class
 (`partition = "dirichlet"`, `alpha`). Grey values are scaled to [-0.6, 1.4]. Model: a perceptron 64-64-10 with
 ReLU, 4810 parameters.
@@ -12,13 +12,15 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Final
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from node.training.partitions import generator, partition
 from node.training.supervised import SupervisedTask, check_client
 
-TEST_EXAMPLES: Final = 360
+HELD_OUT: Final = 36
+"""Images of each class."""
 HIDDEN: Final = 64
 CENTRE: Final = 0.6
 """About the mean grey value; centred inputs reach the same accuracy in half the epochs."""
@@ -39,10 +41,11 @@ class _Digits:
 
         inputs, labels = load_digits(return_X_y=True)
         order = generator("digits held-out", 0).permutation(len(labels))
+        held_out = np.concatenate([order[labels[order] == label][:HELD_OUT] for label in range(10)])
+        train = np.setdiff1d(order, held_out)
         self._inputs = torch.from_numpy((inputs / 8.0 - CENTRE).astype("float32"))
         self._labels = torch.from_numpy(labels.astype("int64"))
-        self._test = torch.from_numpy(order[:TEST_EXAMPLES])
-        train = order[TEST_EXAMPLES:]
+        self._test = torch.from_numpy(held_out)
         parts = partition(labels[train], clients, kind=kind, alpha=alpha, seed=seed)
         self._clients = [torch.from_numpy(train[part]) for part in parts]
 
