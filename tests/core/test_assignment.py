@@ -1,0 +1,86 @@
+"""The shuffle is Ethereum's, bit for bit, and cells are what the protocol says."""
+
+import csv
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from asyncfl.assignment import (
+    Assignment,
+    compute_cells,
+    compute_shuffled_index,
+    compute_shuffled_positions,
+)
+from asyncfl.errors import InvalidItem
+from asyncfl.federation import Roster
+from tests.core.builders import make_federation
+
+VECTORS = Path(__file__).parent.parent / "vectors" / "swap_or_not_sha256_90.csv"
+
+
+def vectors() -> list[tuple[bytes, int, list[int], list[int]]]:
+    rows = []
+    with VECTORS.open() as file:
+        for seed, size, before, after in csv.reader(file):
+            rows.append(
+                (
+                    bytes.fromhex(seed), int(size),
+                    [int(x) for x in before.split(":") if x], [int(x) for x in after.split(":") if x],
+                )
+            )  # fmt: skip
+    return rows
+
+
+def test_the_public_vectors_hold() -> None:
+    rows = vectors()
+    assert len(rows) > 100
+    for seed, size, before, after in rows:
+        positions = [compute_shuffled_index(i, size, seed) for i in range(size)]
+        inverse = [0] * size
+        for index, position in enumerate(positions):
+            inverse[position] = index
+        assert [before[x] for x in inverse] == after
+
+
+@given(st.integers(1, 600), st.binary(min_size=32, max_size=32))
+def test_all_at_once_is_one_by_one(count: int, seed: bytes) -> None:
+    positions = compute_shuffled_positions(count, seed)
+    assert sorted(positions) == list(range(count))
+    for index in {0, count // 2, count - 1}:
+        assert positions[index] == compute_shuffled_index(index, count, seed)
+
+
+@pytest.mark.parametrize("index", [-1, 5])
+def test_an_index_outside_is_refused(index: int) -> None:
+    with pytest.raises(ValueError, match="not in"):
+        compute_shuffled_index(index, 5, bytes(32))
+
+
+@given(st.integers(1, 200), st.integers(1, 40), st.binary(min_size=32, max_size=32))
+def test_cells_cover_the_roster_evenly(count: int, size: int, seed: bytes) -> None:
+    size = min(size, count)
+    roster = Roster(0, 1, tuple(i.to_bytes(32, "big") for i in range(count)))
+    cells = compute_cells(roster, size, seed)
+    assert len(cells) == max(1, count // size)
+    sizes = [len(cell) for cell in cells]
+    assert max(sizes) - min(sizes) <= 1
+    assert sorted(client for cell in cells for client in cell) == list(roster.members)
+
+
+def test_cells_change_with_the_epoch_and_the_deployment() -> None:
+    one, other = Assignment(make_federation(clients=16)), Assignment(make_federation(clients=16, seed=1))
+    assert one.cells(1) != one.cells(2)
+    assert {c for cell in one.cells(1) for c in cell} == {c for cell in one.cells(2) for c in cell}
+    assert [len(cell) for cell in one.cells(3)] == [4, 4, 4, 4]
+    assert one.cells(1) != other.cells(1)
+
+
+def test_a_stranger_has_no_cell() -> None:
+    with pytest.raises(InvalidItem, match="not in the roster"):
+        Assignment(make_federation(clients=4)).cell_of(bytes(32), 1)
+
+
+def test_the_line_starts_at_the_cells_own_coordinator() -> None:
+    assert Assignment(make_federation(clients=16)).line(6) == (2, 3, 0, 1)

@@ -1,0 +1,88 @@
+"""Patience, signs of life and the front."""
+
+from asyncfl.inclusion import OVERDUE_FACTOR, PATIENCE_AT_FIRST, Inclusion, Patience
+
+A, B, C, D = (bytes([i]) * 32 for i in range(4))
+
+
+def four_at(epochs: dict[bytes, int], now: float = 0.0) -> Inclusion:
+    inclusion = Inclusion(roster_size=4)
+    for client, epoch in epochs.items():
+        inclusion.heard(client, epoch, now)
+    inclusion.update(now)
+    return inclusion
+
+
+def test_patience_is_twice_the_median_with_a_floor() -> None:
+    patience = Patience()
+    assert patience.seconds == PATIENCE_AT_FIRST
+    patience.measured(0.1)
+    assert patience.seconds == 1.0
+    for seconds in (3.0, 4.0, 5.0, 100.0):
+        patience.measured(seconds)
+    assert patience.seconds == 8.0
+
+
+def test_the_front_is_the_smallest_epoch_of_live_clients() -> None:
+    assert four_at({A: 5, B: 3, C: 7, D: 4}).front == 3
+
+
+def test_a_dead_client_holds_nobody_back() -> None:
+    inclusion = four_at({A: 1, B: 3, C: 3, D: 3})
+    assert inclusion.front == 1
+    for client in (B, C, D):
+        inclusion.heard(client, 4, 11.0)
+    inclusion.update(11.0)
+    assert not inclusion.is_live(A, 11.0)
+    assert inclusion.front == 4
+
+
+def test_a_replica_that_hears_less_than_half_keeps_its_front() -> None:
+    inclusion = four_at({A: 2, B: 2, C: 2, D: 2})
+    inclusion.heard(A, 9, 20.0)
+    inclusion.update(20.0)
+    assert inclusion.front == 2
+
+
+def test_the_front_never_falls_for_a_laggard() -> None:
+    inclusion = four_at({A: 6, B: 6, C: 6})
+    inclusion.heard(D, 1, 0.5)
+    inclusion.update(0.5)
+    assert inclusion.front == 6
+
+
+def test_a_client_overdue_is_left_out_for_a_time_that_doubles() -> None:
+    inclusion = four_at({A: 1, B: 1, C: 1, D: 1})
+    limit = OVERDUE_FACTOR * PATIENCE_AT_FIRST
+    inclusion.tasked(A, 1, 0.0)
+
+    def everybody_else_moves(epoch: int, now: float) -> None:
+        for client in (B, C, D):
+            inclusion.heard(client, epoch, now)
+        inclusion.heard(A, inclusion.clients[A].at, now)
+        inclusion.update(now)
+
+    everybody_else_moves(2, limit - 1)
+    assert inclusion.front == 1
+    everybody_else_moves(3, limit + 1)
+    assert inclusion.front == 3
+    assert inclusion.clients[A].left_out_until == limit + 1 + 2 * limit
+    again = 3 * limit + 2
+    inclusion.heard(A, 4, again)
+    inclusion.tasked(A, 4, again)
+    everybody_else_moves(5, again + limit + 1)
+    assert inclusion.clients[A].left_out_until == again + limit + 1 + 4 * limit
+
+
+def test_a_client_on_time_is_forgiven_by_halves() -> None:
+    inclusion = four_at({A: 1})
+    inclusion.clients[A].misses = 4
+    inclusion.tasked(A, 1, 0.0)
+    inclusion.stored(A, 1, 1.0)
+    assert inclusion.clients[A].misses == 2
+
+
+def test_a_sign_of_life_for_an_older_epoch_moves_nobody_back() -> None:
+    inclusion = four_at({A: 5})
+    inclusion.heard(A, 2, 1.0)
+    assert inclusion.clients[A].at == 5
