@@ -36,7 +36,9 @@ def node(
     ],
     name: Annotated[
         list[str],
-        typer.Option(help="Whose node; several clients may share a process: give it again.", show_default=False),
+        typer.Option(
+            help="Whose node; several clients may share a process: give it again.", show_default=False
+        ),
     ],
     epochs: Annotated[
         int | None, typer.Option(min=1, help="Clients: take part up to this epoch.", show_default="no end")

@@ -1,0 +1,93 @@
+"""The program `asyncfl`: registers the commands and turns errors into messages and exit codes.
+
+Must stay quick to start: nothing here or in the command modules imports torch at the top.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib.metadata import version
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from asyncfl.errors import AsyncflError
+from node.commands import bench, demo, init, keygen, model, run_node, status, up
+from node.commands.common import ExitCode, exit_code, messages, show_error
+
+_EPILOG = (
+    "[bold]Exit codes[/]  [bold]0[/] done · [bold]1[/] the run failed one of its checks · "
+    "[bold]2[/] wrong usage or configuration · [bold]3[/] disk or database · [bold]130[/] interrupted (Ctrl-C)"
+    "\n\n"
+    "[bold]Start here[/]  asyncfl demo"
+)
+
+
+class _Commands(TyperGroup):
+    """Says deliberate errors in one line, without a traceback, and ends with the documented code."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            raise
+        except (AsyncflError, OSError) as error:
+            show_error(error)
+            code = exit_code(error)
+        except KeyboardInterrupt:
+            messages.print("interrupted")
+            code = ExitCode.INTERRUPTED
+        raise typer.Exit(int(code))
+
+
+app = typer.Typer(
+    name="asyncfl",
+    cls=_Commands,
+    help="Federated learning that nobody has to trust: masked updates, replicated Byzantine-tolerant aggregators.",
+    epilog=_EPILOG,
+    rich_markup_mode="rich",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"asyncfl {version('asyncfl')}")
+        raise typer.Exit()
+
+
+@app.callback()
+def _options(
+    _version: Annotated[
+        bool,
+        typer.Option("--version", help="Print the version and exit.", callback=_print_version, is_eager=True),
+    ] = False,
+) -> None:
+    # A task of one's own (MODULE:FACTORY) may lie in the current directory; appended, so that nothing there
+    # can take the place of an installed module.
+    sys.path.append(os.getcwd())
+
+
+app.command("demo", rich_help_panel="Whole deployments on this machine")(demo.demo)
+app.command("init", rich_help_panel="Whole deployments on this machine")(init.init)
+app.command("up", rich_help_panel="Whole deployments on this machine")(up.up)
+app.command("status", rich_help_panel="Whole deployments on this machine")(status.status)
+app.command("keygen", rich_help_panel="One party")(keygen.keygen)
+app.command("node", rich_help_panel="One party")(run_node.node)
+app.command("evaluate", rich_help_panel="Models")(model.evaluate)
+app.command("export", rich_help_panel="Models")(model.export)
+app.command("bench", rich_help_panel="Models")(bench.bench)
+
+
+def main() -> None:
+    """Entry point of the installed program."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,126 @@
+"""`asyncfl evaluate` and `asyncfl export`: the newest certified model on this machine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.markup import escape
+
+from asyncfl.errors import ConfigurationError
+from node.commands.common import Directory, JsonFlag, output, write_json
+from node.deployment_files import DeploymentDirectory
+from node.supervisor.evaluation import find_blob
+from node.supervisor.evaluator import read_blob
+from node.supervisor.watch import read_status
+
+if TYPE_CHECKING:
+    from node.training.workbench import Workbench
+
+
+@dataclass(frozen=True, slots=True)
+class Newest:
+    """A certified model and the replica that has it. Digests in hex."""
+
+    replica: str
+    version: str
+    entries: int
+    model: str
+    data: bytes
+
+
+def evaluate(*, directory: Directory, json: JsonFlag = False) -> None:
+    """Accuracy of the newest certified model that a replica on this machine holds, on the task's held-out data.
+
+    [bold]Examples[/]
+
+    asyncfl evaluate run
+
+    asyncfl evaluate run --json
+    """
+    files = DeploymentDirectory.load(directory)
+    newest = newest_model(files)
+    accuracy = _workbench(files).evaluate(newest.data)
+    if json:
+        facts: dict[str, Any] = {
+            "accuracy": accuracy,
+            "entries": newest.entries,
+            "version": newest.version,
+            "model": newest.model,
+            "replica": newest.replica,
+        }
+        write_json(facts, Path("-"))
+        return
+    output.print(f"accuracy [bold]{accuracy:.4f}[/] after {newest.entries} entries")
+    output.print(f"model {newest.model[:16]}, version {newest.version[:16]}, from {escape(newest.replica)}")
+
+
+def export(
+    *,
+    directory: Directory,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Where to write it.", show_default=False)],
+    json: JsonFlag = False,
+) -> None:
+    """Write the newest certified model as safetensors: the full state dict of the task's module.
+
+    [bold]Examples[/]
+
+    asyncfl export run model.safetensors
+    """
+    files = DeploymentDirectory.load(directory)
+    newest = newest_model(files)
+    workbench = _workbench(files)
+
+    from node.training.files import write_model
+
+    metadata = {"asyncfl.version": newest.version, "asyncfl.entries": str(newest.entries)}
+    write_model(file, workbench.layout, workbench.state(newest.data), metadata)
+    if json:
+        facts = {
+            "file": str(file),
+            "entries": newest.entries,
+            "version": newest.version,
+            "model": newest.model,
+        }
+        write_json(facts, Path("-"))
+        return
+    output.print(
+        f"wrote {escape(str(file))}: {newest.entries} entries, model {newest.model[:16]}", soft_wrap=True
+    )
+
+
+def newest_model(files: DeploymentDirectory) -> Newest:
+    """The certified model with the most entries among the replicas' states in `files`.
+
+    Raises `ConfigurationError` when there is none.
+    """
+    found: list[Newest] = []
+    for entry in files.deployment.replicas:
+        certified = read_status(files, entry.name).get("certified")
+        if not certified:
+            continue
+        path = find_blob(files, certified["model"])
+        if path is not None:
+            data = read_blob(path, certified["model"])
+            found.append(
+                Newest(entry.name, certified["version"], certified["entries"], certified["model"], data)
+            )
+    if not found:
+        raise ConfigurationError(
+            f"no replica of {files.root} has a certified model on this machine yet; run it first: "
+            f"asyncfl up {files.root}"
+        )
+    return max(found, key=lambda each: each.entries)
+
+
+def _workbench(files: DeploymentDirectory) -> Workbench:
+    from node.training.loader import load_task
+    from node.training.workbench import Workbench
+
+    task = files.deployment.task
+    built = load_task(
+        task.factory, clients=len(files.deployment.clients), seed=task.seed, options=task.options
+    )
+    return Workbench(built, seed=task.seed)

@@ -1,0 +1,149 @@
+"""The supervisor's side of the evaluator: one process, one request at a time, answers as they come."""
+
+from __future__ import annotations
+
+import json
+import queue
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Any, Final
+
+from asyncfl.errors import DeadlineExceeded
+from node.deployment_files import DeploymentDirectory
+from node.supervisor.children import Child, ChildFailed
+from node.supervisor.watch import Certified
+
+ANSWER_SECONDS: Final = 120.0
+"""How long the evaluator may say nothing while something is asked of it."""
+NAME: Final = "evaluator"
+
+
+class Evaluator(Child):
+    """Evaluates certified models, one at a time, the newest first; those in between are skipped."""
+
+    def __init__(self, directory: DeploymentDirectory) -> None:
+        super().__init__(
+            NAME,
+            [sys.executable, "-P", "-m", "node.supervisor.evaluator", str(directory.root)],
+            directory.log_file(NAME),
+            stdout=subprocess.PIPE,
+        )
+        self._directory: Final = directory
+        self._answers: queue.Queue[dict[str, Any] | None] = queue.Queue()
+        self._asked: Certified | None = None
+        self._done: set[str] = set()
+        self._ready = False
+
+    def start(self) -> None:
+        super().start()
+        threading.Thread(
+            target=self._read, args=(self.output,), daemon=True, name="evaluator-answers"
+        ).start()
+
+    def _read(self, stream: IO[bytes]) -> None:
+        for line in stream:
+            self._answers.put(json.loads(line))
+        self._answers.put(None)
+
+    def offer(self, model: Certified | None) -> None:
+        """Evaluate this model, unless it was evaluated before or the process is busy."""
+        if model is None or not self._ready or self._asked is not None or model.model in self._done:
+            return
+        path = find_blob(self._directory, model.model)
+        if path is not None:
+            self._asked = model
+            self._ask({"evaluate": model.model, "path": str(path)})
+
+    def collect(self) -> list[tuple[Certified, float]]:
+        """Accuracies that have come in since. Raises `ChildFailed` when the process has ended."""
+        found: list[tuple[Certified, float]] = []
+        while True:
+            try:
+                answer = self._answers.get_nowait()
+            except queue.Empty:
+                return found
+            accuracy = self._take(answer)
+            if accuracy is not None:
+                found.append(accuracy)
+
+    def accuracy(self, model: Certified) -> float:
+        """The accuracy of this model, waited for. Raises `ChildFailed`, `DeadlineExceeded`."""
+        while not self._ready or self._asked is not None:
+            self._take(self._next("to be ready"))
+        self._done.discard(model.model)
+        path = find_blob(self._directory, model.model)
+        if path is None:
+            raise ChildFailed(f"no replica has the final model {model.model[:16]} on disk")
+        answer = self._answer({"evaluate": model.model, "path": str(path)}, "to evaluate the final model")
+        return float(answer["accuracy"])
+
+    def save(self, model: Certified, target: Path, metadata: dict[str, str]) -> None:
+        """Write the model as safetensors."""
+        path = find_blob(self._directory, model.model)
+        request = {"save": model.model, "path": str(path), "to": str(target), "metadata": metadata}
+        self._answer(request, "to write the final model")
+
+    def baseline(self, rounds: int, progress: Callable[[int, int], None]) -> float:
+        """Accuracy of FedAvg after this many rounds of all clients."""
+        return float(self._answer({"baseline": rounds}, "to train the FedAvg baseline", progress)["baseline"])
+
+    def _answer(
+        self, request: dict[str, Any], what: str, progress: Callable[[int, int], None] | None = None
+    ) -> dict[str, Any]:
+        self._ask(request)
+        while True:
+            answer = self._next(what)
+            if "failed" in answer:
+                raise ChildFailed(f"the evaluator was asked {what}: {answer['failed']}")
+            if "progress" not in answer:
+                return answer
+            if progress is not None:
+                progress(answer["progress"], answer["of"])
+
+    def _ask(self, request: dict[str, Any]) -> None:
+        try:
+            self.stdin.write(json.dumps(request).encode() + b"\n")
+            self.stdin.flush()
+        except OSError:
+            raise self._ended() from None
+
+    def _next(self, what: str) -> dict[str, Any]:
+        try:
+            answer = self._answers.get(timeout=ANSWER_SECONDS)
+        except queue.Empty:
+            raise DeadlineExceeded(
+                f"waited {ANSWER_SECONDS:g} s for the evaluator {what}; see {self.log}"
+            ) from None
+        if answer is None:
+            raise self._ended()
+        return answer
+
+    def _take(self, answer: dict[str, Any] | None) -> tuple[Certified, float] | None:
+        if answer is None:
+            raise self._ended()
+        self._ready = self._ready or "ready" in answer
+        asked = self._asked
+        if asked is None or answer.get("evaluate") != asked.model:
+            return None
+        self._asked = None
+        if "accuracy" not in answer:
+            return None  # The blob went away in between; a newer model is on its way.
+        self._done.add(asked.model)
+        return asked, answer["accuracy"]
+
+    def _ended(self) -> ChildFailed:
+        time.sleep(0.1)
+        return ChildFailed(f"the evaluator has ended by itself; the end of {self.log}:\n{self.last_words()}")
+
+
+def find_blob(directory: DeploymentDirectory, digest: str) -> Path | None:
+    """A file of this digest in some replica's store, running or not."""
+    for replica in directory.deployment.replicas:
+        path = directory.state(replica.name) / "blobs" / digest[:2] / digest
+        if path.is_file():
+            return path
+    return None

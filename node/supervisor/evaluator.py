@@ -1,0 +1,102 @@
+"""A process that evaluates models for the supervisor, which itself imports no torch.
+
+``python -m node.supervisor.evaluator DIR`` reads one JSON request a line from standard input and writes one
+JSON answer a line to standard output; it ends at end-of-file. Requests and answers::
+
+    {"evaluate": DIGEST, "path": BLOB}        {"evaluate": DIGEST, "accuracy": 0.93} or {..., "failed": WHY}
+    {"save": DIGEST, "path": BLOB, "to": FILE, "metadata": {..}}          {"save": FILE}
+    {"baseline": ROUNDS}                      {"baseline": 0.95, "by_round": {..}}, progress before it
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any, TextIO
+
+from asyncfl.digest import content_digest
+from asyncfl.errors import AsyncflError, StorageError
+from node.deployment_files import DeploymentDirectory
+
+
+def main(root: Path) -> None:
+    """Serve requests until standard input ends."""
+    answers = _own_standard_output()
+    os.nice(5)  # Never at the cost of the run that it watches.
+
+    import torch
+
+    torch.set_num_threads(1)
+
+    from node.training.loader import load_task
+    from node.training.workbench import Workbench
+
+    directory = DeploymentDirectory.load(root)
+    deployment = directory.deployment
+    task = load_task(
+        deployment.task.factory,
+        clients=len(deployment.clients),
+        seed=deployment.task.seed,
+        options=deployment.task.options,
+    )
+    workbench = Workbench(task, seed=deployment.task.seed, device="cpu")
+
+    def answer(value: dict[str, Any]) -> None:
+        answers.write(json.dumps(value) + "\n")
+        answers.flush()
+
+    def serve(request: dict[str, Any]) -> dict[str, Any]:
+        if "evaluate" in request:
+            model = read_blob(Path(request["path"]), request["evaluate"])
+            return {"evaluate": request["evaluate"], "accuracy": workbench.evaluate(model)}
+        if "save" in request:
+            from node.training.files import write_model
+
+            state = workbench.state(read_blob(Path(request["path"]), request["save"]))
+            write_model(Path(request["to"]), workbench.layout, state, request["metadata"])
+            return {"save": request["to"]}
+        from node.training.baseline import fedavg_baseline
+
+        rounds = request["baseline"]
+        result = fedavg_baseline(
+            task,
+            len(deployment.clients),
+            rounds,
+            deployment.federation().settings,
+            deployment.task.seed,
+            evaluate_every=rounds,
+            on_round=lambda number, _: answer({"progress": number, "of": rounds}),
+        )
+        return {"baseline": result["accuracy"]}
+
+    answer({"ready": True})
+    for line in sys.stdin:
+        request = json.loads(line)
+        try:
+            answer(serve(request))
+        except AsyncflError as error:
+            answer({**request, "failed": str(error)})
+
+
+def read_blob(path: Path, digest: str) -> bytes:
+    """A blob's bytes, checked. Raises `StorageError` when it is gone or damaged."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise StorageError(f"{path}: {error.strerror}") from None
+    if content_digest(data).hex() != digest:
+        raise StorageError(f"{path}: damaged: its content has another digest")
+    return data
+
+
+def _own_standard_output() -> TextIO:
+    """Standard output for answers alone: whatever a task prints goes to standard error."""
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    return answers
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

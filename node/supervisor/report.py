@@ -1,0 +1,83 @@
+"""The short report at the end of a run, as text."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from asyncfl.deployment import Deployment
+from node.supervisor.plan import Action
+from node.supervisor.record import Record
+
+
+def clock(seconds: float) -> str:
+    """Minutes and seconds."""
+    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
+
+
+def size(count: float) -> str:
+    """Bytes with a decimal unit."""
+    for unit in ("B", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} GB"
+
+
+def outages(record: Record) -> list[str]:
+    """A sentence for every kill: when, how long, and what went on meanwhile."""
+    sentences = []
+    for index, event in enumerate(record.events):
+        if event.action is not Action.KILL:
+            continue
+        back = next(
+            (
+                later
+                for later in record.events[index + 1 :]
+                if later.replica == event.replica and later.action is Action.RESTART
+            ),
+            None,
+        )
+        told = f"{event.replica} killed at {clock(event.seconds)}, epoch {event.epoch}"
+        if back is None:
+            gained = record.snapshot.entries - event.entries
+            sentences.append(f"{told}, and not started again; {gained} entries since")
+        else:
+            gained = back.entries - event.entries
+            sentences.append(
+                f"{told}; back at {clock(back.seconds)}, epoch {back.epoch}; {gained} entries without it"
+            )
+    return sentences
+
+
+def report(record: Record, deployment: Deployment, result: dict[str, Any], folder: Path) -> str:
+    """The report: one fact a line, failures first."""
+    snapshot = record.snapshot
+    lines = [f"{deployment.name}: {'FAILED' if record.failures else 'passed'}"]
+    lines += [f"  failed     {sentence}" for sentence in record.failures]
+    if record.accuracy is not None:
+        compared = ""
+        if record.baseline is not None:
+            compared = f"; FedAvg in one process {record.baseline:.4f} (same split, local training, number of updates)"
+        lines.append(f"  accuracy   {record.accuracy:.4f}{compared}")
+    uploads = result["uploads"]
+    lines.append(
+        f"  ledger     {snapshot.entries} entries up to epoch {snapshot.epoch}; {uploads['included']} of "
+        f"{uploads['sent']} uploads are in; longest time without an entry {record.longest_stall:.1f} s"
+    )
+    lines += [f"  outage     {sentence}" for sentence in outages(record)]
+    digests = set(result["model_digest"].values())
+    if len(digests) == 1 and record.final is not None:
+        lines.append(
+            f"  agreement  {len(result['model_digest'])} replicas hold model {digests.pop()[:16]}, bit for bit "
+            f"(version {record.final.version[:16]})"
+        )
+    sizes = result["upload_bytes"]
+    if sizes["overhead"] is not None:
+        lines.append(
+            f"  upload     {size(sizes['masked'])} masked + {size(sizes['overhead'])} for shares, proof and "
+            f"channel; plain float32 {size(sizes['float32'])}"
+        )
+    lines.append(f"  time       {clock(record.seconds)}")
+    lines.append(f"  results    {folder}")
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,320 @@
+"""One run of a whole deployment: start, train, drain, evaluate. Views only look on.
+
+Every wait here has a deadline, and says in `record.waiting_for` what it waits for.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from types import FrameType
+from typing import Final, Protocol
+
+from node.deployment_files import DeploymentDirectory
+from node.supervisor.children import Child, ChildFailed, Children
+from node.supervisor.evaluation import Evaluator
+from node.supervisor.lock import exclusive
+from node.supervisor.plan import Action, Plan
+from node.supervisor.record import AccuracyPoint, Event, Record, Stage
+from node.supervisor.watch import Phase, Snapshot, client_view, read_status, replica_view
+
+POLL_SECONDS: Final = 0.2
+SETTLED_SECONDS: Final = 1.5
+"""Statuses are written twice a second: agreement has to be seen for longer than that."""
+LATE_UPLOAD_SECONDS: Final = 20.0
+"""How long the drain waits for uploads that ride on top of later groups or expire."""
+
+
+class View(Protocol):
+    """Looks on: called after every poll, and with a sentence whenever something happens."""
+
+    def update(self, record: Record) -> None: ...
+
+    def say(self, record: Record, text: str) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class RunOptions:
+    """`epochs`: every client takes part up to this one. Deadlines in seconds."""
+
+    epochs: int
+    client_processes: int
+    plan: Plan
+    baseline: bool = True
+    stall_seconds: float = 120.0
+    """Training is given up when nothing at all has moved for so long."""
+    drain_seconds: float = 120.0
+
+
+class Run:
+    """Carries out one run in `directory`; `record` is filled as it goes."""
+
+    def __init__(self, directory: DeploymentDirectory, options: RunOptions, view: View) -> None:
+        self._directory: Final = directory
+        self._options: Final = options
+        self._view: Final = view
+        self.record: Final = Record(directory.deployment.name, options.epochs)
+        deployment = directory.deployment
+        self._replicas: Final = {
+            entry.name: Child(
+                entry.name,
+                node_command(directory, "aggregator", [entry.name]),
+                directory.log_file(entry.name),
+            )
+            for entry in deployment.replicas
+        }
+        self._hosts: Final[dict[str, Child]] = {}
+        for index, names in enumerate(
+            shares([entry.name for entry in deployment.clients], options.client_processes)
+        ):
+            command = [*node_command(directory, "client", names), "--epochs", str(options.epochs)]
+            child = Child(f"clients-{index}", command, directory.log_file(f"clients-{index}"))
+            self._hosts.update(dict.fromkeys(names, child))
+        self._evaluator: Final = Evaluator(directory)
+        self._killed: Final[set[str]] = set()
+        self._started = 0.0
+        self._moved = 0.0
+        self._progress: tuple[int, ...] = ()
+
+    def execute(self, model_file: Path) -> Record:
+        """Run to the end; the final model goes to `model_file`. Failed checks are in `record.failures`.
+
+        Raises `ConfigurationError` when the deployment is being run already, `ChildFailed` when a process
+        ends by itself, `KeyboardInterrupt` on Ctrl-C and SIGTERM; no process is left in any case.
+        """
+        processes = [*self._replicas.values(), *dict.fromkeys(self._hosts.values()), self._evaluator]
+        with exclusive(self._directory.root), interruptible(), Children(processes) as children:
+            self._started = time.monotonic()
+            children.start()
+            self._say(
+                f"started {len(self._replicas)} replicas and {len(self._directory.deployment.clients)} clients "
+                f"in {len(processes) - 1} processes"
+            )
+            if self._train() and self._drain():
+                self._evaluate(model_file)
+            self._enter(Stage.DONE)
+        return self.record
+
+    # stages
+
+    def _train(self) -> bool:
+        """Until every client has sent its last upload. Whether it came to that."""
+        while True:
+            self._poll()
+            snapshot = self.record.snapshot
+            if self.record.stage is Stage.STARTING and snapshot.sent:
+                self._enter(Stage.TRAINING)
+            self._act()
+            if snapshot.done == len(snapshot.clients):
+                return self._finish_plan()
+            quiet = self.record.seconds - self._moved
+            self.record.waiting_for = self._explain_training()
+            if quiet > self._options.stall_seconds and not self._options.plan.waits(self.record.seconds):
+                self._fail(f"nothing moved for {quiet:.0f} s; waiting for {self.record.waiting_for}")
+                return False
+            time.sleep(POLL_SECONDS)
+
+    def _finish_plan(self) -> bool:
+        for step in self._options.plan.rest():
+            if step.action is Action.RESTART and step.replica in self._killed:
+                self._restart(step.replica)
+            elif step.action is Action.KILL:
+                self._fail(
+                    f"{step.replica} was to be killed at {step.at}, but all clients were done before that"
+                )
+                break
+        return True
+
+    def _drain(self) -> bool:
+        """Until the running replicas hold the same ledger and certified model, with nothing left to open."""
+        self._enter(Stage.DRAINING)
+        began = time.monotonic()
+        agreed_since: float | None = None
+        while True:
+            self._poll()
+            now = time.monotonic()
+            waiting = explain_drain(self.record.snapshot, late=now - began < LATE_UPLOAD_SECONDS)
+            self.record.waiting_for = waiting
+            if waiting is not None:
+                agreed_since = None
+            elif agreed_since is None:
+                agreed_since = now
+            elif now - agreed_since >= SETTLED_SECONDS:
+                self.record.final = self.record.snapshot.certified
+                return True
+            if now - began > self._options.drain_seconds:
+                self._fail(f"the replicas did not settle within {now - began:.0f} s: waiting for {waiting}")
+                return False
+            time.sleep(POLL_SECONDS)
+
+    def _evaluate(self, model_file: Path) -> None:
+        self._enter(Stage.EVALUATING)
+        record, final = self.record, self.record.final
+        assert final is not None
+        record.waiting_for = "the accuracy of the final model"
+        self._view.update(record)
+        record.accuracy = self._evaluator.accuracy(final)
+        record.accuracies.append(AccuracyPoint(record.seconds, final.entries, record.accuracy))
+        metadata = {"asyncfl.version": final.version, "asyncfl.entries": str(final.entries)}
+        self._evaluator.save(final, model_file, metadata)
+        if self._options.baseline:
+            rounds = max(1, round(record.snapshot.included / len(record.snapshot.clients)))
+
+            def progress(number: int, of: int) -> None:
+                record.waiting_for = f"the FedAvg baseline, round {number} of {of}"
+                self._view.update(record)
+
+            record.baseline = self._evaluator.baseline(rounds, progress)
+        record.waiting_for = None
+
+    # what is done on the way
+
+    def _poll(self) -> None:
+        self._refuse_endings()
+        snapshot = self._read()
+        seconds = time.monotonic() - self._started
+        grew = self.record.observe(seconds, snapshot)
+        progress = (snapshot.sent, snapshot.done, sum(client.epoch for client in snapshot.clients))
+        if grew or progress != self._progress:
+            self._progress, self._moved = progress, seconds
+        for model, accuracy in self._evaluator.collect():
+            self.record.accuracies.append(AccuracyPoint(seconds, model.entries, accuracy))
+        self._evaluator.offer(snapshot.certified)
+        self._view.update(self.record)
+
+    def _read(self) -> Snapshot:
+        replicas = []
+        for name, child in self._replicas.items():
+            down = Phase.KILLED if name in self._killed else None
+            replicas.append(replica_view(name, read_status(self._directory, name), pid=child.pid, down=down))
+        clients = [
+            client_view(name, read_status(self._directory, name), pid=host.pid)
+            for name, host in self._hosts.items()
+        ]
+        return Snapshot(tuple(replicas), tuple(clients))
+
+    def _refuse_endings(self) -> None:
+        for child in (*self._replicas.values(), *dict.fromkeys(self._hosts.values())):
+            if child.name not in self._killed and child.returncode is not None:
+                raise ChildFailed(
+                    f"{child.name} ended by itself with status {child.returncode}; the end of {child.log}:\n"
+                    f"{child.last_words()}"
+                )
+
+    def _act(self) -> None:
+        up = [replica.name for replica in self.record.snapshot.replicas if replica.phase is Phase.UP]
+        for step in self._options.plan.due(self.record.snapshot.epoch, self.record.seconds, up):
+            if step.action is Action.KILL:
+                self._kill(step.replica)
+            else:
+                self._restart(step.replica)
+
+    def _kill(self, name: str) -> None:
+        self._replicas[name].kill()
+        self._killed.add(name)
+        self._note(Action.KILL, name)
+        self._say(f"killed {name} (SIGKILL) at epoch {self.record.snapshot.epoch}")
+
+    def _restart(self, name: str) -> None:
+        self._killed.discard(name)
+        self._replicas[name].start()
+        self._note(Action.RESTART, name)
+        self._say(f"started {name} again at epoch {self.record.snapshot.epoch}")
+
+    def _note(self, action: Action, name: str) -> None:
+        snapshot = self.record.snapshot
+        seconds = time.monotonic() - self._started
+        self.record.events.append(Event(seconds, action, name, snapshot.entries, snapshot.epoch))
+        self._moved = seconds
+
+    def _explain_training(self) -> str:
+        snapshot = self.record.snapshot
+        if snapshot.stalls:
+            return snapshot.stalls[0]
+        behind = [client for client in snapshot.clients if not client.done]
+        slowest = min(behind, key=lambda client: client.epoch)
+        return f"{len(behind)} clients; {slowest.name}, at epoch {slowest.epoch}, waits for {slowest.waiting_for}"
+
+    def _fail(self, sentence: str) -> None:
+        self.record.failures.append(sentence)
+        self._say(sentence)
+
+    def _enter(self, stage: Stage) -> None:
+        self.record.stage = stage
+        self.record.waiting_for = None
+        if stage is not Stage.DONE:
+            self._say(f"{stage} …")
+
+    def _say(self, text: str) -> None:
+        self._view.say(self.record, text)
+
+
+def explain_drain(snapshot: Snapshot, *, late: bool) -> str | None:
+    """What a drain still waits for; None when the running replicas agree. `late`: also on late uploads."""
+    running = [replica for replica in snapshot.replicas if replica.running]
+    if not running:
+        return "a replica to run"
+    for replica in running:
+        if replica.phase is not Phase.UP:
+            return (
+                f"{replica.name} to be up ({replica.phase}, {replica.entries} of {snapshot.entries} entries)"
+            )
+    for replica in running:
+        if replica.groups_open:
+            return f"{replica.name} to finish {replica.groups_open} open groups"
+    if len({replica.version for replica in running}) > 1:
+        counts = ", ".join(f"{replica.name} {replica.entries}" for replica in running)
+        return f"the replicas to hold the same entries ({counts})"
+    for replica in running:
+        if replica.certified is None or replica.certified.version != replica.version:
+            return f"{replica.name} to have a certified model of its {replica.entries} entries"
+    if late and any(replica.uploads_open for replica in running):
+        count = max(replica.uploads_open for replica in running)
+        return f"{count} uploads that may still ride on a later group"
+    return None
+
+
+def node_command(directory: DeploymentDirectory, role: str, names: Sequence[str]) -> list[str]:
+    """The command line of a node's process that ends with the supervisor."""
+    command = [
+        sys.executable,
+        "-P",
+        "-m",
+        "node.cli",
+        "node",
+        "--role",
+        role,
+        "--deployment",
+        str(directory.root),
+    ]
+    for name in names:
+        command += ["--name", name]
+    return [*command, "--exit-with-parent"]
+
+
+def shares(names: Sequence[str], count: int) -> list[Sequence[str]]:
+    """`names` in at most `count` runs whose lengths differ by at most one."""
+    count = max(1, min(count, len(names)))
+    bounds = [len(names) * index // count for index in range(count + 1)]
+    return [names[start:stop] for start, stop in pairwise(bounds)]
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """SIGTERM and SIGHUP end the run as Ctrl-C does."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    kept = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in kept.items():
+            signal.signal(number, handler)

@@ -1,0 +1,189 @@
+"""Reads what the nodes say about themselves: state/<name>/status.json."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from node.deployment_files import DeploymentDirectory
+
+
+class Phase(StrEnum):
+    """What a replica is doing, as a person sees it."""
+
+    STARTING = "starting"
+    UP = "up"
+    CATCHING_UP = "catching up"
+    KILLED = "killed"
+    ENDED = "ended"
+
+
+@dataclass(frozen=True, slots=True)
+class Certified:
+    """A certified model: ledger version and model digest in hex, and how many entries it folds."""
+
+    version: str
+    entries: int
+    model: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaView:
+    """A replica's last status. Figures are those of its last life when it does not run."""
+
+    name: str
+    phase: Phase
+    entries: int = 0
+    epoch: int = 0
+    version: str = ""
+    certified: Certified | None = None
+    inclusion: dict[str, int] = field(default_factory=dict)
+    """Memberships by client key (hex)."""
+    uploads_open: int = 0
+    groups_open: int = 0
+    peers: int = 0
+    clients: int = 0
+    patience: float = 0.0
+    stall: str | None = None
+    bytes_in: int = 0
+    bytes_out: int = 0
+
+    @property
+    def running(self) -> bool:
+        return self.phase in {Phase.STARTING, Phase.UP, Phase.CATCHING_UP}
+
+    @property
+    def answers(self) -> bool:
+        """Whether its figures are those of the running process."""
+        return self.phase in {Phase.UP, Phase.CATCHING_UP}
+
+
+@dataclass(frozen=True, slots=True)
+class ClientView:
+    """A client's last status."""
+
+    name: str
+    state: str = "starting"
+    epoch: int = 0
+    sent: int = 0
+    done: bool = False
+    waiting_for: str | None = None
+    bytes_in: int = 0
+    bytes_out: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """All nodes at one moment, in the order of the deployment file."""
+
+    replicas: tuple[ReplicaView, ...]
+    clients: tuple[ClientView, ...]
+
+    @property
+    def entries(self) -> int:
+        """Of the replica that is furthest."""
+        return max((replica.entries for replica in self.replicas), default=0)
+
+    @property
+    def epoch(self) -> int:
+        """Highest epoch with an entry."""
+        return max((replica.epoch for replica in self.replicas), default=0)
+
+    @property
+    def certified(self) -> Certified | None:
+        """The certified model with the most entries."""
+        models = [replica.certified for replica in self.replicas if replica.certified is not None]
+        return max(models, key=lambda model: model.entries, default=None)
+
+    @property
+    def sent(self) -> int:
+        return sum(client.sent for client in self.clients)
+
+    @property
+    def inclusion(self) -> dict[str, int]:
+        """Memberships by client key (hex), as the replica that is furthest counts them."""
+        furthest = max(self.replicas, key=lambda replica: replica.entries, default=None)
+        return furthest.inclusion if furthest is not None else {}
+
+    @property
+    def included(self) -> int:
+        return sum(self.inclusion.values())
+
+    @property
+    def done(self) -> int:
+        """Clients that have sent their last upload."""
+        return sum(client.done for client in self.clients)
+
+    @property
+    def client_epochs(self) -> list[tuple[int, int]]:
+        """How many clients are at which epoch, in order."""
+        return sorted(Counter(client.epoch for client in self.clients if client.epoch).items())
+
+    @property
+    def stalls(self) -> list[str]:
+        """What the running replicas say about why nothing can move, each sentence once."""
+        said = (replica.stall for replica in self.replicas if replica.answers)
+        return list(dict.fromkeys(sentence for sentence in said if sentence))
+
+
+def read_status(directory: DeploymentDirectory, name: str) -> dict[str, Any]:
+    """The last status of a node; empty when there is none (yet) or it cannot be read."""
+    try:
+        status = json.loads(directory.status_file(name).read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return status if isinstance(status, dict) else {}
+
+
+def replica_view(name: str, status: dict[str, Any], *, pid: int | None, down: Phase | None) -> ReplicaView:
+    """A replica from its status. `pid`: of the running process, whose status alone is current.
+
+    `down`: why it does not run, if so.
+    """
+    if down is not None:
+        phase = down
+    elif status.get("pid") != pid or status.get("state") == "starting":
+        phase = Phase.STARTING
+    elif status.get("state") == "up":
+        phase = Phase.UP
+    else:
+        phase = Phase.CATCHING_UP
+    certified = status.get("certified")
+    uploads = status.get("uploads") or {}
+    return ReplicaView(
+        name=name,
+        phase=phase,
+        entries=status.get("entries", 0),
+        epoch=status.get("epoch", 0),
+        version=status.get("version", ""),
+        certified=Certified(certified["version"], certified["entries"], certified["model"])
+        if certified
+        else None,
+        inclusion=status.get("inclusion") or {},
+        uploads_open=uploads.get("open", 0),
+        groups_open=status.get("groups_open", 0),
+        peers=status.get("connected", 0),
+        clients=status.get("connected_clients", 0),
+        patience=status.get("patience_s", 0.0),
+        stall=status.get("stall"),
+        bytes_in=status.get("bytes_in", 0),
+        bytes_out=status.get("bytes_out", 0),
+    )
+
+
+def client_view(name: str, status: dict[str, Any], *, pid: int | None) -> ClientView:
+    """A client from its status; what another process than `pid` wrote says nothing about now."""
+    current = status.get("pid") == pid
+    return ClientView(
+        name=name,
+        state=status.get("state", "starting") if current else "starting",
+        epoch=status.get("epoch", 0),
+        sent=status.get("sent", 0),
+        done=current and bool(status.get("done", False)),
+        waiting_for=status.get("waiting_for") if current else "its process to start",
+        bytes_in=status.get("bytes_in", 0),
+        bytes_out=status.get("bytes_out", 0),
+    )
