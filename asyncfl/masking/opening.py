@@ -16,12 +16,12 @@ from asyncfl.masking.proof import CPU, check_products
 from asyncfl.masking.sharing import lagrange_weights
 from asyncfl.parameters import CHECK_BLOCKS, OPENING_BOUND
 from asyncfl.ring import (
-    canonical,
     centre_,
     from_lanes,
     pack,
     packed_bytes,
     public_polynomials,
+    residues_,
     to_lanes,
     transform,
     unpack,
@@ -52,7 +52,8 @@ def _element(packed: bytes, federation: Federation) -> Tensor:
 
 def _pack_element(centred: Tensor, federation: Federation) -> bytes:
     ring = federation.parameters.ring
-    return to_bytes(pack(canonical(to_lanes(centred, ring.degree), ring.modulus)))
+    residues = residues_(centred.clone(), ring.modulus)
+    return to_bytes(pack(to_lanes(residues, ring.degree).to(torch.int32)))
 
 
 def find_secret(

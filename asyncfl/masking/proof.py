@@ -25,7 +25,7 @@ from asyncfl.errors import InvalidItem
 from asyncfl.federation import Federation
 from asyncfl.messages import ManifestCore
 from asyncfl.parameters import CHECK_BLOCKS, ERROR_SIGMA, PROJECTIONS, Preset
-from asyncfl.ring import canonical, centre_, from_lanes, public_polynomials, to_lanes, transform
+from asyncfl.ring import centre_, from_lanes, public_polynomials, residues_, to_lanes, transform
 
 CPU: Final = torch.device("cpu")
 _BOUND: Final = int(36 * ERROR_SIGMA**2)
@@ -71,7 +71,7 @@ def project(rho: Tensor, vectors: Tensor, modulus: int) -> Tensor:
 
 def projections_bytes(values: Tensor, modulus: int) -> bytes:
     """w_l as published: [32, n-2t] residues in [0, q), little-endian uint32."""
-    return canonical(values.clone(), modulus).numpy().astype("<u4").tobytes()
+    return residues_(values.clone(), modulus).numpy().astype("<u4").tobytes()
 
 
 def read_projections(data: bytes, threshold: int, modulus: int) -> npt.NDArray[np.int64]:

@@ -31,10 +31,10 @@ from asyncfl.parameters import CHECK_BLOCKS, ERROR_SIGMA
 from asyncfl.ring import (
     Gaussian,
     SecretStream,
-    canonical,
     centre_,
     pack,
     public_polynomials,
+    residues_,
     to_lanes,
     transform,
 )
@@ -202,8 +202,10 @@ def _mask_payload(
         noise = gaussian.sample(stream, spectra.numel()).to(device)
         stages.mark("noise")
         noise.add_(image[first * ring.degree : last * ring.degree])
-        masked = engine.multiply_add(spectra, multiplier, to_lanes(noise, ring.degree), workspace)
-        canonical(masked, ring.modulus, out=stripe[:, place:end])
+        masked = engine.multiply_add(
+            spectra, multiplier, to_lanes(noise, ring.degree), workspace, reduce=residues_
+        )
+        stripe[:, place:end].copy_(masked)
         stages.mark("mask")
         if end == stripe.shape[1] or last == blocks:
             pack(stripe[:, :end], out=words[last - end : last])
@@ -220,8 +222,8 @@ def _mask_check_blocks(
     ring = federation.parameters.ring
     images = check_products(sharing, federation)
     errors = Gaussian.of(ERROR_SIGMA).sample(stream, images.shape[1])
-    upload = centre_(images[0] + errors, ring.modulus)
-    pack(canonical(to_lanes(upload, ring.degree), ring.modulus), out=words)
+    upload = residues_(images[0] + errors, ring.modulus)
+    pack(to_lanes(upload, ring.degree).to(torch.int32), out=words)
     return upload, images
 
 
@@ -230,8 +232,8 @@ def _shares(
 ) -> tuple[list[bytes], tuple[bytes, ...]]:
     """For every replica its salt and packed share, and the digest that commits to them."""
     ring, replicas = federation.parameters.ring, federation.parameters.replicas
-    values = evaluate(sharing, range(1, replicas + 1), ring.modulus)
-    packed = pack(canonical(to_lanes(values, ring.degree), ring.modulus))
+    values = residues_(evaluate(sharing, range(1, replicas + 1), ring.modulus), ring.modulus)
+    packed = pack(to_lanes(values, ring.degree).to(torch.int32))
     salted = [bytes(stream.take(SALT_BYTES)) + to_bytes(share) for share in packed]
     return salted, tuple(share_digest(data) for data in salted)
 

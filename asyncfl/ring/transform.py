@@ -16,6 +16,7 @@ the inverse transform (`Multiplier`): a product then costs two matrix products a
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Final
 
@@ -44,11 +45,15 @@ def centre_(values: Tensor, modulus: int, scratch: Tensor | None = None) -> Tens
     return values.sub_(quotient.round_(), alpha=modulus)
 
 
-def canonical(values: Tensor, modulus: int, out: Tensor | None = None) -> Tensor:
-    """int32 residues in [0, q) of float64 `values` that `centre_` left (into the int32 view `out` if given)."""
-    result = values.to(torch.int32) if out is None else out.copy_(values)
-    # The sign bit, spread, selects q for the negative ones.
-    return result.add_((result >> 31).bitwise_and_(modulus))
+def residues_(values: Tensor, modulus: int, scratch: Tensor | None = None) -> Tensor:
+    """Reduce integral float64 `values`, |x| < 2^49, in place to [0, q), exactly.
+
+    The quotient is floor((x + 1/2) / q): the half keeps it 2^-24 away from the next integer, farther than the
+    rounding errors of a quotient below 2^27 reach.
+    """
+    half = torch.full((), 0.5 / modulus, dtype=torch.float64, device=values.device)
+    quotient = torch.add(half, values, alpha=1.0 / modulus, out=scratch)
+    return values.sub_(quotient.floor_(), alpha=modulus)
 
 
 def to_lanes(values: Tensor, degree: int) -> Tensor:
@@ -124,34 +129,38 @@ class Transform:
         return Workspace(self, blocks)
 
     def multiply_add(
-        self, spectra: Tensor, multiplier: Multiplier, addend: Tensor, workspace: Workspace
+        self,
+        spectra: Tensor,
+        multiplier: Multiplier,
+        addend: Tensor,
+        workspace: Workspace,
+        reduce: Callable[[Tensor, int, Tensor], Tensor] = centre_,
     ) -> Tensor:
-        """`a_b * s + addend_b` for all b, [32, B, C] centred float64, in memory of the workspace.
+        """`a_b * s + addend_b` for all b, [32, B, C] float64, reduced by `centre_` or `residues_`.
 
-        `spectra` of all a_b [32, B, C] and `addend` (any strides) hold integers of any type, |addend| < 2^52. The
-        result is valid until the workspace's next use.
+        `spectra` of all a_b [32, B, C] and `addend` (any strides) hold integers of any type, |addend| < 2^48. The result
+        lies in the workspace and is valid until its next use.
         """
-        operand, columns, result = workspace.take(spectra.shape)
-        operand.copy_(spectra)
-        torch.bmm(operand, multiplier.matrices, out=columns)
-        centre_(columns, self.modulus, scratch=operand)
+        result, columns = workspace.take(spectra.shape)
+        result.copy_(spectra)
+        torch.bmm(result, multiplier.matrices, out=columns)
+        centre_(columns, self.modulus, result)
         result.copy_(addend)
         result.view(ROWS, -1).addmm_(self._inverse_rows, columns.view(ROWS, -1))
-        return centre_(result, self.modulus, scratch=columns)
+        return reduce(result, self.modulus, columns)
 
 
 class Workspace:
-    """Three float64 buffers that stay in the cache from batch to batch: fresh memory costs as much as the products."""
+    """Two float64 buffers that stay in the cache from batch to batch: fresh memory costs as much as a product."""
 
     __slots__ = ("_buffers",)
 
     def __init__(self, engine: Transform, blocks: int) -> None:
-        self._buffers = torch.empty((3, blocks * engine.degree), dtype=torch.float64, device=engine.device)
+        self._buffers = torch.empty((2, blocks * engine.degree), dtype=torch.float64, device=engine.device)
 
-    def take(self, shape: torch.Size) -> tuple[Tensor, Tensor, Tensor]:
+    def take(self, shape: torch.Size) -> tuple[Tensor, Tensor]:
         size = shape.numel()
-        first, second, third = (buffer[:size].view(shape) for buffer in self._buffers)
-        return first, second, third
+        return self._buffers[0, :size].view(shape), self._buffers[1, :size].view(shape)
 
 
 @lru_cache(maxsize=16)
