@@ -78,6 +78,9 @@ def explained(path: Path) -> Iterator[None]:
         if code in _DAMAGE:
             raise damaged(path, str(error)) from error
         raise StorageError(f"{path}: {_EXPLANATIONS.get(code, 'the database refused')} ({error})") from error
+    except UnicodeDecodeError as error:
+        # SQLite's own message quotes what it found in the file.
+        raise damaged(path, "its schema is no text") from error
     except OSError as error:
         raise StorageError(f"{path}: {error.strerror}; {_WRITABLE}") from error
 
@@ -90,6 +93,11 @@ def damaged(path: Path, detail: str) -> StorageError:
 def checksum(key: bytes, value: bytes) -> int:
     """CRC-32 of a row: SQLite checks its pages' structure only, and a flipped bit in a lock must be seen."""
     return crc32(value, crc32(key))
+
+
+def is_sound(key: object, value: object, stored: object) -> bool:
+    """Whether a row is what was written; a flipped bit can also change a column's type."""
+    return isinstance(key, bytes) and isinstance(value, bytes) and checksum(key, value) == stored
 
 
 def acquire(path: Path) -> int:
@@ -183,7 +191,8 @@ def _inspect(path: Path, owner: bytes) -> None:
         found = _number(connection, "user_version")
         about = dict(connection.execute("SELECT name, value FROM about"))
         if found > SCHEMA_VERSION:
-            writer = bytes(about.get("program", b"of a newer version")).decode(errors="replace")
+            program = about.get("program")
+            writer = program.decode(errors="replace") if isinstance(program, bytes) else "of a newer version"
             raise StorageError(
                 f"{path}: written by asyncfl {writer} (schema {found}); this is asyncfl {version('asyncfl')} "
                 f"(schema {SCHEMA_VERSION}). Run asyncfl {writer} or newer. Nothing was changed"
