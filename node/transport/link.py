@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -18,7 +19,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.frames import CloseCode
 
 from asyncfl.channel import MAX_PARTS, MAX_PLAIN_BYTES, Channel
-from asyncfl.errors import DeadlineExceeded, HandshakeError, RemoteProtocolError
+from asyncfl.errors import DeadlineExceeded, MalformedMessage, RemoteProtocolError
 from asyncfl.messages import Chunk, Message, Missing, decode_message
 from node.transport.connections import Guarded
 from node.transport.incoming import Fetches
@@ -122,7 +123,7 @@ class Link:
             reason, code = self._why(tasks)
             for task in tasks:
                 task.cancel()
-            await self.connection.close(code, reason.encode()[:100].decode(errors="ignore"))
+            await self._say_goodbye(code, reason)
         finally:
             self.stop("cancelled")
             self.connection.drop()
@@ -138,15 +139,24 @@ class Link:
         error = next(task.exception() for task in tasks if task.done())
         self.stop("closed")
         if isinstance(error, ConnectionClosed):
-            self.close_code = error.rcvd.code if error.rcvd is not None else None
-            said = f" saying: {error.rcvd}" if error.rcvd is not None else " without a word"
-            return f"the connection was closed{said}", CloseCode.NORMAL_CLOSURE
-        if isinstance(error, RemoteProtocolError | DeadlineExceeded | HandshakeError):
-            if isinstance(error, RemoteProtocolError):
-                self._counters.malformed += 1
+            if error.rcvd is not None:
+                self.close_code = error.rcvd.code
+                return f"the peer closed the connection, saying: {error.rcvd}", CloseCode.NORMAL_CLOSURE
+            if error.sent is None:
+                return "the connection was lost", CloseCode.NORMAL_CLOSURE
+            error = MalformedMessage(f"WebSocket: {error.sent}")  # refused by the layer below
+        if isinstance(error, MalformedMessage):
+            self._counters.malformed += 1
+        if isinstance(error, RemoteProtocolError | DeadlineExceeded):
             return f"{type(error).__name__}: {error}", CloseCode.PROTOCOL_ERROR
         log.error("channel_failed", peer=self.peer.hex()[:16], exc_info=error)
         return f"a bug on this side: {error!r}", CloseCode.INTERNAL_ERROR
+
+    async def _say_goodbye(self, code: int, reason: str) -> None:
+        if self.connection.writable:  # else a goodbye would only queue behind what the peer does not take
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._limits.close_s):
+                    await self.connection.close(code, reason.encode()[:100].decode(errors="ignore"))
 
     async def _read(self) -> None:
         loop = asyncio.get_running_loop()
@@ -181,7 +191,6 @@ class Link:
                 async with asyncio.timeout(self._limits.stalled_write_s):
                     await self.connection.send(frame)
             except TimeoutError:
-                self.connection.drop()
                 raise DeadlineExceeded(
                     f"the peer took no data for {self._limits.stalled_write_s:g} s (waited for room to send)"
                 ) from None
