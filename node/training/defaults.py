@@ -23,7 +23,7 @@ class TaskDefaults:
 
 
 DIGITS: Final = TaskDefaults(Settings(learning_rate=0.3, local_steps=20, batch_size=16), clip=3.2)
-IMAGES: Final = TaskDefaults(Settings(learning_rate=0.05, local_steps=20, batch_size=32), clip=3.0)
+IMAGES: Final = TaskDefaults(Settings(learning_rate=0.05, local_steps=20, batch_size=32), clip=3.5)
 OTHER: Final = TaskDefaults(Settings(learning_rate=0.05, local_steps=0, batch_size=32), clip=1.0)
 """For own tasks: a place to start from, one pass over the client's data."""
 

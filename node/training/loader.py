@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import os
+import sys
 from collections.abc import Callable, Mapping
 from typing import Final
 
@@ -46,13 +48,17 @@ def _import(name: str) -> Callable[..., object]:
         raise ConfigurationError(
             f"unknown task {name!r}: use {', '.join(BUILT_IN)} or MODULE:FACTORY for a task of your own"
         )
+    # An installed command does not look into the current directory; last, so that it shadows no package.
+    if not {"", os.getcwd()} & set(sys.path):
+        sys.path.append(os.getcwd())
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         # The task's own missing dependency is another mistake than a misspelt module.
         if error.name is not None and (module_name == error.name or module_name.startswith(error.name + ".")):
             raise ConfigurationError(
-                f"task {name!r}: no module named {error.name!r}; is its folder on PYTHONPATH?"
+                f"task {name!r}: no module named {error.name!r} here or on PYTHONPATH; run in its folder or "
+                "add that to PYTHONPATH"
             ) from error
         raise ConfigurationError(f"task {name!r}: importing {module_name!r} failed: {error}") from error
     except Exception as error:

@@ -50,7 +50,7 @@ def test_an_own_factory_gets_clients_seed_and_the_options() -> None:
         ("nonsense", {}, "unknown task 'nonsense': use digits, npz:PATH or MODULE:FACTORY"),
         (":factory", {}, "unknown task"),
         ("own_task:", {}, "unknown task"),
-        ("no_such_module:f", {}, "no module named 'no_such_module'; is its folder on PYTHONPATH"),
+        ("no_such_module:f", {}, "no module named 'no_such_module' here or on PYTHONPATH"),
         ("own_task.sub:f", {}, "importing 'own_task.sub' failed|no module named"),
         ("broken_import:f", {}, "importing 'broken_import' failed: No module named 'no_such_dependency'"),
         ("broken_body:f", {}, "importing 'broken_body' failed: ZeroDivisionError"),
@@ -74,6 +74,13 @@ def test_a_task_that_cannot_be_had_is_refused_with_the_cause(
 def test_an_error_of_the_factory_itself_is_not_disguised() -> None:
     with pytest.raises(OSError, match="no disk"):
         load_task("own_task:failing", clients=4)
+
+
+def test_a_module_in_the_current_directory_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "task_lying_here.py").write_text(OWN_TASK)
+    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry])
+    monkeypatch.chdir(tmp_path)
+    assert load_task("task_lying_here:factory", clients=1)
 
 
 def test_a_federation_without_clients_is_refused() -> None:

@@ -198,6 +198,22 @@ def test_training_learns_and_evaluation_sees_it() -> None:
     assert work.evaluate(model) > 0.9 > work.evaluate(work.initial)
 
 
+def test_evaluation_uses_running_statistics_and_drops_nothing_out() -> None:
+    task = SupervisedTask(network, Points())
+    modes: list[bool] = []
+
+    class Watched(_Idle):
+        def evaluate(self, module: nn.Module) -> float:
+            modes.append(any(part.training for part in module.modules()))
+            return super().evaluate(module)
+
+    work = Workbench(Watched(task), seed=0, device="cpu")
+    work.train(work.initial, SETTINGS, 0, 0)
+    before = work.evaluate(work.initial)
+    assert modes == [False]
+    assert work.evaluate(work.initial) == before
+
+
 @pytest.mark.parametrize(
     ("count", "size", "steps", "expected"),
     [
