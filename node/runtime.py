@@ -16,6 +16,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
+from contextvars import copy_context
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -28,6 +29,7 @@ from asyncfl.effects import (
     DeleteBlob,
     Effect,
     Fetch,
+    Job,
     Notify,
     Persist,
     Put,
@@ -160,6 +162,7 @@ class Runtime:
             await self._close_network(network)
             await self._write_status("stopped" if self._failure is None else "failed")
         if self._failure is not None:
+            await asyncio.to_thread(_log_failure, self._failure)
             raise self._failure
 
     async def _drain(self) -> None:
@@ -181,10 +184,6 @@ class Runtime:
         self._closing = True
         if self._failure is None:
             self._failure = _as_deliberate(error)
-            # The disk's refusal or a user's mistake needs no traceback; whatever else ends a node is a bug.
-            deliberate = isinstance(self._failure, StorageError | ConfigurationError)
-            unexpected = None if deliberate else error
-            log.error("node_failed", error=str(self._failure), exc_info=unexpected)
         self._ended.set()
         self._idle.set()
 
@@ -282,7 +281,10 @@ class Runtime:
         if effect.key in self._jobs:
             raise LocalProtocolError(f"the job {effect.key!r} is under way already")
         self._jobs.add(effect.key)
-        future = asyncio.get_running_loop().run_in_executor(self._workers, effect.job.run, self._blobs)
+        # The context carries the node's name into what the job logs.
+        future = asyncio.get_running_loop().run_in_executor(
+            self._workers, copy_context().run, _run_job, effect.job, self._blobs
+        )
 
         def finished(done: asyncio.Future[Any]) -> None:
             self._jobs.discard(effect.key)
@@ -292,8 +294,6 @@ class Runtime:
             if error is None:
                 self._feed(self._machine.computed, effect.key, done.result())
             elif isinstance(error, Exception):
-                if not isinstance(error, AsyncflError):
-                    log.error("job_failed", job=type(effect.job).__name__, exc_info=error)
                 self._feed(self._machine.compute_failed, effect.key, error)
             else:
                 self._fail(LocalProtocolError(f"the job {effect.key!r} ended with {error!r}"))
@@ -362,6 +362,23 @@ def _as_deliberate(error: Exception) -> Exception:
     )
     wrapped.__cause__ = error
     return wrapped
+
+
+def _run_job(job: Job, blobs: Blobs) -> Any:
+    try:
+        return job.run(blobs)
+    except AsyncflError:
+        raise
+    except Exception:
+        # Logged here, in the worker: a traceback reads source files.
+        log.exception("job_failed", job=type(job).__name__)
+        raise
+
+
+def _log_failure(failure: Exception) -> None:
+    # The disk's refusal or a user's mistake needs no traceback; whatever else ends a node is a bug.
+    deliberate = isinstance(failure, StorageError | ConfigurationError)
+    log.error("node_failed", error=str(failure), exc_info=None if deliberate else failure)
 
 
 def _replace(path: Path, text: str) -> None:
