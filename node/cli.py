@@ -19,7 +19,7 @@ from node.commands.common import ExitCode, exit_code, messages, show_error
 
 _EPILOG = (
     "[bold]Exit codes[/]  [bold]0[/] done · [bold]1[/] the run failed one of its checks · "
-    "[bold]2[/] wrong usage or configuration · [bold]3[/] disk or database · [bold]130[/] interrupted (Ctrl-C)"
+    "[bold]2[/] wrong usage or configuration · [bold]3[/] disk or database · [bold]130[/] interrupted"
     "\n\n"
     "[bold]Start here[/]  asyncfl demo"
 )
@@ -45,7 +45,8 @@ class _Commands(TyperGroup):
 app = typer.Typer(
     name="asyncfl",
     cls=_Commands,
-    help="Federated learning that nobody has to trust: masked updates, replicated Byzantine-tolerant aggregators.",
+    help="Federated learning that nobody has to trust: masked updates, replicated Byzantine-tolerant "
+    "aggregators.",
     epilog=_EPILOG,
     rich_markup_mode="rich",
     no_args_is_help=True,

@@ -18,7 +18,7 @@ def bench(
     threads: Annotated[int, typer.Option(min=1, help="Threads of torch.")] = 1,
     json: JsonFile = None,
 ) -> None:
-    """Measure: protect by stage, without and with noise; open; bytes; throughput against raw encrypted WebSocket.
+    """Measure protecting (by stage, without and with noise), opening, sizes, and throughput of one replica.
 
     [bold]Examples[/]
 

@@ -32,8 +32,8 @@ def demo(
 ) -> None:
     """Train a digit classifier with 4 replicas and 16 clients; kill one replica, restart it, compare models.
 
-    Fails (exit code 1) unless training went on without the replica, all four end with the same model, bit for bit,
-    and its accuracy is at least 0.93 and at most 2 points below plain FedAvg.
+    Fails (exit code 1) unless training went on without the replica, all four end with the same model, bit
+    for bit, and its accuracy is at least 0.93 and at most 2 points below plain FedAvg.
 
     [bold]Examples[/]
 

@@ -31,7 +31,7 @@ def init(
     batch_size: Annotated[int | None, typer.Option(min=1, show_default="depends on the task")] = None,
     parameter: Annotated[
         list[str] | None,
-        typer.Option(metavar="KEY=VALUE", help="Any key of [parameters], such as clip=2.0 or cell_size=8."),
+        typer.Option(metavar="KEY=VALUE", help="Any key of \\[parameters], such as clip=2.0 or cell_size=8."),
     ] = None,
     task_option: Annotated[
         list[str] | None, typer.Option(metavar="KEY=VALUE", help="Argument of the task's factory.")
@@ -51,7 +51,8 @@ def init(
 ) -> None:
     """Make a deployment: deployment.toml, the initial model, and a private key file (mode 0600) per node.
 
-    The keys are made here, unless every party made its own with [bold]asyncfl keygen[/] and sent the public half.
+    The keys are made here, unless every party made its own with [bold]asyncfl keygen[/] and sent the
+    public half.
 
     [bold]Examples[/]
 
@@ -61,7 +62,7 @@ def init(
 
     asyncfl init run --task mytask:make --learning-rate 0.05 --local-steps 20 --parameter clip=5.0
 
-    asyncfl init run --public-keys pubs --url replica-0=ws://a.example:7000 --url replica-1=ws://b.example:7000 ...
+    asyncfl init run --public-keys pubs --url replica-0=ws://a.example:7000 --url replica-1=ws://...
     """
     chosen = {"learning_rate": learning_rate, "local_steps": local_steps, "batch_size": batch_size}
     wanted = NewDeployment(
@@ -90,12 +91,12 @@ def init(
     if json:
         write_json(facts, Path("-"))
         return
-    chosen_parameters = deployment.parameters
+    used = deployment.parameters
     output.print(f"[bold green]made[/] {escape(str(directory))}: deployment {deployment.digest.hex()[:16]}")
     output.print(
         f"  {replicas} replicas, of which {byzantine} may fail; {clients} clients in cells of "
-        f"{chosen_parameters.cell_size}; sums of {chosen_parameters.min_group} to {chosen_parameters.max_group} "
-        "clients are opened, nothing smaller"
+        f"{used.cell_size}; sums of {used.min_group} to {used.max_group} clients are opened, nothing smaller",
+        soft_wrap=True,
     )
     output.print(f"  task {escape(task)}, {facts['dimension']:,} coordinates")
     if public_keys is None:

@@ -37,7 +37,8 @@ def keygen(
 
     if not is_name(name):
         raise ConfigurationError(
-            f"{name!r} is no name for a node: 1 to 64 letters, digits, '.', '_' or '-', the first a letter or digit"
+            f"{name!r} is no name for a node: 1 to 64 letters, digits, '.', '_' or '-' are needed, the first "
+            "a letter or digit"
         )
     identity = Identity.generate()
     private, public = out / f"{name}.key", out / f"{name}.pub"

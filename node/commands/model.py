@@ -32,7 +32,7 @@ class Newest:
 
 
 def evaluate(*, directory: Directory, json: JsonFlag = False) -> None:
-    """Accuracy of the newest certified model that a replica on this machine holds, on the task's held-out data.
+    """Accuracy, on the task's held-out data, of the newest certified model that a replica here holds.
 
     [bold]Examples[/]
 

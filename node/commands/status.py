@@ -68,19 +68,18 @@ def _lives(pid: Any) -> bool:
 
 def _replicas(facts: dict[str, dict[str, Any]]) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    table.add_column("replica")
-    table.add_column("state")
-    for heading in ("entries", "epoch", "version", "replicas", "clients", "received", "sent"):
-        table.add_column(heading, justify="right")
+    table.add_column("replica", no_wrap=True)
+    table.add_column("state", no_wrap=True)
+    for heading in ("entries", "epoch", "version", "peers", "received", "sent"):
+        table.add_column(heading, justify="right", no_wrap=True)
     for name, said in facts.items():
         table.add_row(
             name,
             _state(said),
             str(said.get("entries", "–")),
             str(said.get("epoch", "–")),
-            said.get("version", "–")[:12],
-            str(said.get("connected", "–")),
-            str(said.get("connected_clients", "–")),
+            said.get("version", "–")[:8],
+            f"{said['connected']}+{said['connected_clients']}" if said["running"] else "–",
             size(said["bytes_in"]) if "bytes_in" in said else "–",
             size(said["bytes_out"]) if "bytes_out" in said else "–",
         )
@@ -89,8 +88,8 @@ def _replicas(facts: dict[str, dict[str, Any]]) -> Table:
 
 def _clients(facts: dict[str, dict[str, Any]]) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    table.add_column("client")
-    table.add_column("state")
+    table.add_column("client", no_wrap=True)
+    table.add_column("state", no_wrap=True)
     for heading in ("epoch", "uploads"):
         table.add_column(heading, justify="right")
     table.add_column("waits for")

@@ -38,8 +38,8 @@ def supervise(
     clients = len(files.deployment.clients)
     if client_processes > clients:
         raise ConfigurationError(f"--client-processes {client_processes}: there are only {clients} clients")
-    for entry in (*files.deployment.replicas, *files.deployment.clients):
-        files.identity(entry.name)  # A missing key is said here, not by one of many processes.
+    for name in files.deployment.names.values():
+        files.identity(name)  # A missing key is said here, not by one of many processes.
     folder = files.root / RESULT_FOLDER
     try:
         folder.mkdir(exist_ok=True)
@@ -54,8 +54,8 @@ def supervise(
             record = run.execute(folder / "model.safetensors")
     except KeyboardInterrupt:
         messages.print(
-            f"interrupted after {time.monotonic() - began:.0f} s; every process was stopped, and the same command "
-            "resumes where it was"
+            f"interrupted after {time.monotonic() - began:.0f} s; every process was stopped, and the same "
+            "command resumes where it was"
         )
         raise typer.Exit(int(ExitCode.INTERRUPTED)) from None
     record.failures += judge(record, requirements or Requirements())

@@ -36,8 +36,9 @@ def up(
 ) -> None:
     """Run all replicas and clients of DIR as processes of this machine, watch them, and report.
 
-    Ends when every client has taken part up to the last epoch and the replicas agree. Results go to DIR/result:
-    report.txt, result.json, accuracy.png, model.safetensors. Ctrl-C stops everything; the same command resumes.
+    Ends when every client has taken part up to the last epoch and the replicas agree. Results go to
+    DIR/result: report.txt, result.json, accuracy.png, model.safetensors. Ctrl-C stops everything; the same
+    command resumes.
 
     [bold]Examples[/]
 

@@ -96,11 +96,10 @@ class Child:
             self._close_pipe()
 
     def ask_to_stop(self) -> None:
-        """SIGTERM, and the end of its standard input."""
+        """SIGTERM. Its standard input stays open: a second request would mean "at once"."""
         if self._process is not None:
             with suppress(ProcessLookupError):
                 self._process.send_signal(signal.SIGTERM)
-            self._close_pipe()
 
     def wait(self, seconds: float) -> bool:
         """Whether the process has ended within `seconds`."""
@@ -147,7 +146,7 @@ class Children:
             child.start()
 
     def stop(self, seconds: float = STOP_SECONDS) -> None:
-        """SIGTERM to all at once, SIGKILL to those that are left after `seconds`; nobody is left after this."""
+        """SIGTERM to all at once, SIGKILL to those left after `seconds`; nobody is left after this."""
         try:
             for child in self._children.values():
                 child.ask_to_stop()

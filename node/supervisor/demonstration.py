@@ -36,7 +36,7 @@ def fresh_directory(root: Path) -> None:
         )
     except OSError as error:
         raise StorageError(
-            f"{error.filename or root}: {error.strerror}; name a directory on a writable disk: asyncfl demo DIR"
+            f"{error.filename or root}: {error.strerror}; name one on a writable disk: asyncfl demo DIR"
         ) from None
 
 

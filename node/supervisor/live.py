@@ -24,7 +24,6 @@ REFRESH_SECONDS: Final = 0.2
 RECENT: Final = 6
 COLOURS: Final = {
     Phase.STARTING: "yellow", Phase.UP: "green", Phase.CATCHING_UP: "cyan", Phase.KILLED: "bold red",
-    Phase.ENDED: "red",
 }  # fmt: skip
 _BARS: Final = "▁▂▃▄▅▆▇█"
 
@@ -103,7 +102,7 @@ def progress_line(record: Record) -> str:
         parts.append(states)
     if record.waiting_for and record.stage is not Stage.TRAINING:
         parts.append(f"waiting for {record.waiting_for}")
-    elif snapshot.stalls:
+    elif record.stage is Stage.TRAINING and snapshot.stalls:
         parts.append(snapshot.stalls[0])
     return "; ".join(parts)
 
@@ -112,17 +111,22 @@ def page(record: Record, said: list[str]) -> Panel:
     """The whole live page."""
     snapshot = record.snapshot
     parts: list[Table | Text] = [_headline(record), Text(), _replicas(snapshot), Text(), _figures(record)]
-    if record.waiting_for and record.stage in {Stage.DRAINING, Stage.EVALUATING}:
+    if record.waiting_for and record.stage is not Stage.TRAINING:
         parts += [Text(), Text(f"waiting for {record.waiting_for}", style="yellow")]
-    elif snapshot.stalls:
+    elif record.stage is Stage.TRAINING and snapshot.stalls:
         parts += [Text(), Text(snapshot.stalls[0], style="bold yellow")]
     if said:
         parts += [Text(), Text("\n".join(said[-RECENT:]), style="dim")]
     return Panel(
-        Group(*parts), title=f"[bold]asyncfl[/] {escape(record.name)}", title_align="left",
-        subtitle="Ctrl-C stops everything" if record.stage is not Stage.DONE else None, subtitle_align="right",
-        border_style="blue" if not record.failures else "red", padding=(1, 2), width=100,
-    )  # fmt: skip
+        Group(*parts),
+        title=f"[bold]asyncfl[/] {escape(record.name)}",
+        title_align="left",
+        subtitle="Ctrl-C stops everything" if record.stage is not Stage.DONE else None,
+        subtitle_align="right",
+        border_style="blue" if not record.failures else "red",
+        padding=(1, 2),
+        width=100,
+    )
 
 
 def _headline(record: Record) -> Table:
@@ -168,8 +172,9 @@ def _figures(record: Record) -> Table:
     table = Table.grid(padding=(0, 2))
     table.add_column(style="dim")
     table.add_column()
-    epochs = "   ".join(f"{count} at {epoch}" for epoch, count in snapshot.client_epochs) or "starting"
-    table.add_row("clients", f"{epochs}   [dim]{snapshot.done} of {len(snapshot.clients)} done[/]")
+    epochs = [f"{count} at epoch {epoch}" for epoch, count in snapshot.client_epochs]
+    done = [f"{snapshot.done} done"] if snapshot.done else []
+    table.add_row("clients", "   ".join([*epochs, *done]) or "starting")
     table.add_row("uploads", f"{snapshot.sent} sent, {snapshot.included} in the model")
     if record.accuracies:
         values = [point.accuracy for point in record.accuracies]

@@ -77,7 +77,8 @@ def parse_step(action: Action, text: str, replicas: Collection[str], epochs: int
         return Step(action, name, Moment(seconds=float(number)))
     if "." in number or not 1 <= int(number) <= epochs:
         raise ConfigurationError(
-            f"{option}: an epoch is a whole number from 1 to {epochs} (--epochs); for seconds write {name}@{number}s"
+            f"{option}: an epoch is a whole number from 1 to {epochs} (--epochs); for seconds write "
+            f"{name}@{number}s"
         )
     return Step(action, name, Moment(epoch=int(number)))
 

@@ -58,7 +58,7 @@ def report(record: Record, deployment: Deployment, result: dict[str, Any], folde
     if record.accuracy is not None:
         compared = ""
         if record.baseline is not None:
-            compared = f"; FedAvg in one process {record.baseline:.4f} (same split, local training, number of updates)"
+            compared = f"; FedAvg in one process, with as many updates, {record.baseline:.4f}"
         lines.append(f"  accuracy   {record.accuracy:.4f}{compared}")
     uploads = result["uploads"]
     lines.append(
@@ -69,8 +69,8 @@ def report(record: Record, deployment: Deployment, result: dict[str, Any], folde
     digests = set(result["model_digest"].values())
     if len(digests) == 1 and record.final is not None:
         lines.append(
-            f"  agreement  {len(result['model_digest'])} replicas hold model {digests.pop()[:16]}, bit for bit "
-            f"(version {record.final.version[:16]})"
+            f"  agreement  {len(result['model_digest'])} replicas hold model {digests.pop()[:16]}, "
+            f"bit for bit (version {record.final.version[:16]})"
         )
     sizes = result["upload_bytes"]
     if sizes["overhead"] is not None:

@@ -12,7 +12,7 @@ from node.supervisor.record import Record
 
 @dataclass(frozen=True, slots=True)
 class Requirements:
-    """What the final accuracy must reach, and by how much it may fall short of the baseline; None: anything."""
+    """What accuracy must be reached, and how far it may lie below the baseline; None: anything will do."""
 
     accuracy: float | None = None
     below_baseline: float | None = None

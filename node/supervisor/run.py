@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from types import FrameType
@@ -22,11 +22,13 @@ from node.supervisor.evaluation import Evaluator
 from node.supervisor.lock import exclusive
 from node.supervisor.plan import Action, Plan
 from node.supervisor.record import AccuracyPoint, Event, Record, Stage
-from node.supervisor.watch import Phase, Snapshot, client_view, read_status, replica_view
+from node.supervisor.watch import Phase, ReplicaView, Snapshot, client_view, read_status, replica_view
 
 POLL_SECONDS: Final = 0.2
 SETTLED_SECONDS: Final = 1.5
 """Statuses are written twice a second: agreement has to be seen for longer than that."""
+STEADY_SECONDS: Final = 3.0
+"""How long a replica that was up may lag before it counts as catching up."""
 LATE_UPLOAD_SECONDS: Final = 20.0
 """How long the drain waits for uploads that ride on top of later groups or expire."""
 
@@ -78,6 +80,7 @@ class Run:
             self._hosts.update(dict.fromkeys(names, child))
         self._evaluator: Final = Evaluator(directory)
         self._killed: Final[set[str]] = set()
+        self._last_up: Final[dict[str, float]] = {}
         self._started = 0.0
         self._moved = 0.0
         self._progress: tuple[int, ...] = ()
@@ -93,8 +96,8 @@ class Run:
             self._started = time.monotonic()
             children.start()
             self._say(
-                f"started {len(self._replicas)} replicas and {len(self._directory.deployment.clients)} clients "
-                f"in {len(processes) - 1} processes"
+                f"started {len(self._replicas)} replicas and {len(self._hosts)} clients in "
+                f"{len(processes) - 1} processes"
             )
             if self._train() and self._drain():
                 self._evaluate(model_file)
@@ -192,12 +195,24 @@ class Run:
         replicas = []
         for name, child in self._replicas.items():
             down = Phase.KILLED if name in self._killed else None
-            replicas.append(replica_view(name, read_status(self._directory, name), pid=child.pid, down=down))
+            view = replica_view(name, read_status(self._directory, name), pid=child.pid, down=down)
+            replicas.append(self._steady(view))
         clients = [
             client_view(name, read_status(self._directory, name), pid=host.pid)
             for name, host in self._hosts.items()
         ]
         return Snapshot(tuple(replicas), tuple(clients))
+
+    def _steady(self, view: ReplicaView) -> ReplicaView:
+        """A replica that is an entry behind for a moment is up; one that just started is not."""
+        now = time.monotonic()
+        if view.phase is Phase.UP:
+            self._last_up[view.name] = now
+        elif view.phase is not Phase.CATCHING_UP:
+            self._last_up.pop(view.name, None)
+        elif now - self._last_up.get(view.name, -STEADY_SECONDS) < STEADY_SECONDS:
+            return replace(view, phase=Phase.UP)
+        return view
 
     def _refuse_endings(self) -> None:
         for child in (*self._replicas.values(), *dict.fromkeys(self._hosts.values())):
@@ -235,11 +250,13 @@ class Run:
 
     def _explain_training(self) -> str:
         snapshot = self.record.snapshot
-        if snapshot.stalls:
-            return snapshot.stalls[0]
+        starting = [replica.name for replica in snapshot.replicas if replica.phase is Phase.STARTING]
+        if self.record.stage is Stage.STARTING and starting:
+            return f"{', '.join(starting)} to start"
         behind = [client for client in snapshot.clients if not client.done]
         slowest = min(behind, key=lambda client: client.epoch)
-        return f"{len(behind)} clients; {slowest.name}, at epoch {slowest.epoch}, waits for {slowest.waiting_for}"
+        told = f"{len(behind)} clients ({slowest.name}, at epoch {slowest.epoch}, for {slowest.waiting_for})"
+        return f"{told}: {snapshot.stalls[0]}" if snapshot.stalls else told
 
     def _fail(self, sentence: str) -> None:
         self.record.failures.append(sentence)

@@ -18,7 +18,6 @@ class Phase(StrEnum):
     UP = "up"
     CATCHING_UP = "catching up"
     KILLED = "killed"
-    ENDED = "ended"
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,8 +118,8 @@ class Snapshot:
 
     @property
     def client_epochs(self) -> list[tuple[int, int]]:
-        """How many clients are at which epoch, in order."""
-        return sorted(Counter(client.epoch for client in self.clients if client.epoch).items())
+        """How many clients that still take part are at which epoch, in order."""
+        return sorted(Counter(each.epoch for each in self.clients if each.epoch and not each.done).items())
 
     @property
     def stalls(self) -> list[str]:
