@@ -13,6 +13,7 @@
     ├── UpdateError             the trained update cannot be masked: wrong length, NaN or infinity
     ├── OpeningError            no subset of the share sums at hand opens the group (yet)
     ├── StorageError            the disk or database refused; names the file and the remedy
+    │   └── BlobMissing         a blob that is not (or no longer) stored
     └── DeadlineExceeded        a wait ended; names what was waited for
 
 Only a `RemoteProtocolError` may ever count against a peer.
@@ -63,6 +64,10 @@ class OpeningError(AsyncflError):
 
 class StorageError(AsyncflError):
     """The disk or the database refused; the message names the file and what to do."""
+
+
+class BlobMissing(StorageError):
+    """The blob is not stored: never was, or was deleted since."""
 
 
 class DeadlineExceeded(AsyncflError):

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Final
 
 from asyncfl.digest import DIGEST_BYTES, content_digest
-from asyncfl.errors import InvalidItem, LocalProtocolError, StorageError
+from asyncfl.errors import BlobMissing, InvalidItem, LocalProtocolError, StorageError
 
 MAX_SUSPENDED: Final = 64
 """Interrupted receives that are kept for resumption; the oldest beyond that are deleted."""
@@ -261,7 +261,7 @@ def storage_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError as error:
-        raise StorageError(f"{error.filename or path}: there is no such file") from error
+        raise BlobMissing(f"{error.filename or path}: there is no such file") from error
     except OSError as error:
         remedy = _REMEDIES.get(error.errno or 0, os.strerror(error.errno or 0))
         raise StorageError(f"{error.filename or path}: {remedy}") from error

@@ -22,7 +22,14 @@ from typing import Any
 
 from asyncfl.digest import content_digest
 from asyncfl.effects import Effect, SendBlob, Table
-from asyncfl.errors import ConfigurationError, InvalidItem, LocalProtocolError, OpeningError
+from asyncfl.errors import (
+    BlobMissing,
+    ConfigurationError,
+    InvalidItem,
+    LocalProtocolError,
+    OpeningError,
+    StorageError,
+)
 from asyncfl.federation import Federation
 from asyncfl.identity import Identity
 from asyncfl.messages import (
@@ -211,6 +218,10 @@ class Replica:
             self.uploads.rejected(name, str(error))
         elif kind == OPEN and isinstance(error, OpeningError | InvalidItem):
             self.opening.open_failed(name, str(error))
+        elif isinstance(error, BlobMissing) and self._is_settled(kind, name):
+            pass  # The entry came by another way while the job ran, and the uploads went.
+        elif isinstance(error, StorageError):
+            raise error
         else:
             raise LocalProtocolError(f"job {kind} failed: {error}") from error
         return self._settle()
@@ -249,6 +260,12 @@ class Replica:
             self.opening.progress()
         self.models.progress()
         return self.context.take_effects()
+
+    def _is_settled(self, kind: str, name: bytes) -> bool:
+        """Whether nobody needs the result of a job on an upload or a group any more."""
+        if kind == VERIFY:
+            return name not in self.uploads.records
+        return kind == OPEN and not self.opening.is_open(name)
 
     def _receive_view(self, replica: int, message: View) -> None:
         target = self.gossip.receive_view(replica, message)

@@ -231,6 +231,10 @@ class Opening:
     def _by_group(self, group: bytes) -> OpenGroupState | None:
         return next((state for state in self.groups.values() if state.group == group), None)
 
+    def is_open(self, group: bytes) -> bool:
+        """Whether a group, by its digest, is still under way here."""
+        return self._by_group(group) is not None
+
     def entered(self, item: Item) -> None:
         """The item is in the ledger, by whatever way: nothing is left to open."""
         state = self.groups.pop(item.id, None)

@@ -23,7 +23,7 @@ from asyncfl.effects import (
     SendBlob,
     Table,
 )
-from asyncfl.errors import StorageError
+from asyncfl.errors import BlobMissing
 from asyncfl.messages import Message, Missing, Pull
 
 
@@ -54,7 +54,7 @@ class MemoryBlobs:
         try:
             return self.data[digest]
         except KeyError:
-            raise StorageError(f"blob {digest.hex()[:12]} is not stored") from None
+            raise BlobMissing(f"blob {digest.hex()[:12]} is not stored") from None
 
     def write(self, data: bytes) -> bytes:
         digest = content_digest(data)
