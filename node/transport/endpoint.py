@@ -147,7 +147,8 @@ class Endpoint:
         self._closing = True
         for timer in self._timers:
             timer.cancel()
-        self._gate.drop_all()
+        if self._server is not None:
+            self._server.close(close_connections=False)  # first of all, so that nobody new comes in
         links = list(self._links.values())
         for link in links:
             link.stop("this side is shutting down", CloseCode.GOING_AWAY)
@@ -158,8 +159,8 @@ class Endpoint:
             task.cancel()
         if dialling:
             await asyncio.wait(dialling)
+        self._gate.drop_all()
         if self._server is not None:
-            self._server.close()
             await self._server.wait_closed()
         self._pool.shutdown(wait=False)
 

@@ -214,7 +214,7 @@ class Fetches:
         fetch.room.set()
         if chunks:
             await self._in_thread(incoming.append, chunks)
-        elif fetch.missing:
+        if fetch.missing and not fetch.chunks and incoming.offset < fetch.size:
             return f"the peer does not have blob {name}…"
         return "the channel was closed" if fetch.abandoned else None
 
