@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from asyncfl.errors import AsyncflError
 from node.commands import bench, demo, init, keygen, model, run_node, status, up
@@ -25,21 +27,33 @@ _EPILOG = (
 )
 
 
-class _Commands(TyperGroup):
-    """Says deliberate errors in one line, without a traceback, and ends with the documented code."""
+@contextmanager
+def _explained() -> Iterator[None]:
+    """Say deliberate errors in one line, without a traceback, and end with the documented code."""
+    try:
+        yield
+        return
+    except BrokenPipeError:
+        raise
+    except (AsyncflError, OSError) as error:
+        show_error(error)
+        code = exit_code(error)
+    except KeyboardInterrupt:
+        messages.print("interrupted")
+        code = ExitCode.INTERRUPTED
+    raise typer.Exit(int(code))
 
+
+class _Commands(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
-        try:
+        with _explained():
             return super().invoke(ctx)
-        except BrokenPipeError:
-            raise
-        except (AsyncflError, OSError) as error:
-            show_error(error)
-            code = exit_code(error)
-        except KeyboardInterrupt:
-            messages.print("interrupted")
-            code = ExitCode.INTERRUPTED
-        raise typer.Exit(int(code))
+
+
+class _Command(TyperCommand):
+    def invoke(self, ctx: Any) -> Any:
+        with _explained():
+            return super().invoke(ctx)
 
 
 app = typer.Typer(
@@ -88,6 +102,13 @@ app.command("bench", rich_help_panel="Models")(bench.bench)
 def main() -> None:
     """Entry point of the installed program."""
     app()
+
+
+def run_program(command: Callable[..., None]) -> None:
+    """Run one function as a program of its own, with the same errors and exit codes; for scripts."""
+    program = typer.Typer(rich_markup_mode="rich", pretty_exceptions_enable=False, add_completion=False)
+    program.command(cls=_Command)(command)
+    program()
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Annotated, Any
 
 import typer
@@ -32,7 +33,7 @@ def bench(
     messages.print("masking …")
     figures: dict[str, Any] = {"dim": dim, "threads": threads, **bench_protect(dim, repeat, threads)}
     messages.print("transport …")
-    figures.update(bench_transport(dim))
+    figures.update(asyncio.run(bench_transport(dim)))
     if json is not None:
         write_json(figures, json)
         if str(json) == "-":

@@ -1,10 +1,11 @@
-"""What `up` and `demo` share: run, judge, write the results, and end with the right code."""
+"""What `up`, `demo` and the scripts share: run under a view, judge, write the results."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import typer
 from rich.markup import escape
@@ -14,6 +15,7 @@ from node.commands.common import ExitCode, messages, write_json
 from node.deployment_files import DeploymentDirectory
 from node.supervisor.live import LivePage, PlainProgress
 from node.supervisor.plan import Plan
+from node.supervisor.record import Record
 from node.supervisor.report import report
 from node.supervisor.result import Requirements, judge, result_of
 from node.supervisor.run import Run, RunOptions
@@ -31,27 +33,46 @@ def supervise(
     requirements: Requirements | None = None,
     json: Path | None = None,
 ) -> None:
-    """Run the deployment and write DIR/result; ends the program with code 1 when a check failed.
+    """Run the deployment and write DIR/result; ends the program with code 1 when a check failed."""
+    record = watched_run(
+        files,
+        epochs=epochs,
+        client_processes=client_processes,
+        plan=plan,
+        baseline=baseline,
+        requirements=requirements,
+    )
+    write_results(files, record, json=json)
+    if record.failures:
+        raise typer.Exit(int(ExitCode.FAILED))
 
-    Progress and report go to standard error, so that `--json -` has standard output to itself.
+
+def watched_run(
+    files: DeploymentDirectory,
+    *,
+    epochs: int,
+    client_processes: int,
+    plan: Plan,
+    baseline: bool,
+    requirements: Requirements | None = None,
+) -> Record:
+    """Run the deployment under a live page, or under progress lines where there is no terminal; judge it.
+
+    Progress goes to standard error, so that `--json -` has standard output to itself. Ctrl-C ends the program
+    with code 130 once every process has ended.
     """
     clients = len(files.deployment.clients)
     if client_processes > clients:
         raise ConfigurationError(f"--client-processes {client_processes}: there are only {clients} clients")
     for name in files.deployment.names.values():
         files.identity(name)  # A missing key is said here, not by one of many processes.
-    folder = files.root / RESULT_FOLDER
-    try:
-        folder.mkdir(exist_ok=True)
-    except OSError as error:
-        raise StorageError(f"{folder}: {error.strerror}; the directory must be writable") from None
+    folder = _folder(files)
     view = LivePage(messages) if messages.is_terminal else PlainProgress(messages)
     options = RunOptions(epochs=epochs, client_processes=client_processes, plan=plan, baseline=baseline)
     began = time.monotonic()
     try:
         with view:
-            run = Run(files, options, view)
-            record = run.execute(folder / "model.safetensors")
+            record = Run(files, options, view).execute(folder / "model.safetensors")
     except KeyboardInterrupt:
         messages.print(
             f"interrupted after {time.monotonic() - began:.0f} s; every process was stopped, and the same "
@@ -59,18 +80,32 @@ def supervise(
         )
         raise typer.Exit(int(ExitCode.INTERRUPTED)) from None
     record.failures += judge(record, requirements or Requirements())
+    return record
 
+
+def write_results(
+    files: DeploymentDirectory, record: Record, *, json: Path | None, more: Mapping[str, Any] | None = None
+) -> None:
+    """Write report, picture and JSON (with the keys of `more`) to DIR/result, and print the report."""
     from node.supervisor.plot import draw
 
-    result = result_of(record, files.deployment)
+    folder = _folder(files)
+    result = {**result_of(record, files.deployment), **(more or {})}
     text = report(record, files.deployment, result, folder)
     draw(record, folder / "accuracy.png")
     write_json(result, folder / "result.json")
     (folder / "report.txt").write_text(text, encoding="utf-8")
     if json is not None:
         write_json(result, json)
-    colour = "red" if record.failures else "green"
     first, _, rest = text.partition("\n")
+    colour = "red" if record.failures else "green"
     messages.print(f"\n[bold {colour}]{escape(first)}[/]\n{escape(rest)}", end="", soft_wrap=True)
-    if record.failures:
-        raise typer.Exit(int(ExitCode.FAILED))
+
+
+def _folder(files: DeploymentDirectory) -> Path:
+    folder = files.root / RESULT_FOLDER
+    try:
+        folder.mkdir(exist_ok=True)
+    except OSError as error:
+        raise StorageError(f"{folder}: {error.strerror}; the directory must be writable") from None
+    return folder

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from math import log2
 from types import TracebackType
 from typing import Final, Self
 
@@ -148,7 +149,7 @@ def _replicas(snapshot: Snapshot) -> Table:
     for heading in ("replica", "state"):
         table.add_column(heading, min_width=11)
     for heading in ("entries", "epoch", "replicas", "clients", "waiting", "received", "sent"):
-        table.add_column(heading, justify="right")
+        table.add_column(heading, justify="right", min_width=8)
     for replica in snapshot.replicas:
         style = COLOURS[replica.phase]
         known = replica.answers
@@ -185,5 +186,6 @@ def _figures(record: Record) -> Table:
 
 
 def sparkline(values: list[float], width: int = 48) -> str:
-    """The last `width` values, 0 to 1, as little bars."""
-    return "".join(_BARS[min(len(_BARS) - 1, int(value * len(_BARS)))] for value in values[-width:])
+    """The last `width` accuracies as little bars, one step higher with every halving of the error."""
+    heights = (int(-log2(max(1 - value, 2.0**-7))) for value in values[-width:])
+    return "".join(_BARS[height] for height in heights)

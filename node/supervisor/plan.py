@@ -13,6 +13,7 @@ from itertools import pairwise
 from typing import Final, Protocol
 
 from asyncfl.errors import ConfigurationError
+from node.supervisor.watch import Snapshot
 
 
 class Action(StrEnum):
@@ -46,16 +47,16 @@ class Step:
 class Plan(Protocol):
     """Decides during a run what happens to which replica."""
 
-    def due(self, epoch: int, seconds: float, up: Collection[str]) -> Sequence[Step]:
-        """What is to be done now. `up`: replicas that run and are not catching up."""
+    def due(self, snapshot: Snapshot, seconds: float) -> Sequence[Step]:
+        """What is to be done now, `seconds` after the run began."""
         ...
 
     def rest(self) -> Sequence[Step]:
         """What is still to come; asked once more when the clients are done."""
         ...
 
-    def waits(self, seconds: float) -> bool:
-        """Whether a replica will still be started again by the clock alone, so that a stall may end."""
+    def waits(self) -> bool:
+        """Whether something is still to come by the clock alone, so that a stall may end."""
         ...
 
 
@@ -106,17 +107,17 @@ class ScriptedPlan:
             self._queues[name] = pairs + downs[len(ups) :]
             _refuse_disorder(self._queues[name])
 
-    def due(self, epoch: int, seconds: float, up: Collection[str]) -> Sequence[Step]:
+    def due(self, snapshot: Snapshot, seconds: float) -> Sequence[Step]:
         steps = []
         for queue in self._queues.values():
-            if queue and queue[0].at.has_come(epoch, seconds):
+            if queue and queue[0].at.has_come(snapshot.epoch, seconds):
                 steps.append(queue.pop(0))
         return steps
 
     def rest(self) -> Sequence[Step]:
         return [step for queue in self._queues.values() for step in queue]
 
-    def waits(self, seconds: float) -> bool:
+    def waits(self) -> bool:
         return any(
             queue and queue[0].action is Action.RESTART and queue[0].at.seconds is not None
             for queue in self._queues.values()

@@ -118,6 +118,8 @@ def _accuracy(axes: Axes, record: Record) -> None:
             textcoords="offset points",
             color=GREY,
             fontsize=9,
+            zorder=4,
+            bbox={"facecolor": "white", "edgecolor": "none", "pad": 1.5},
         )
     if points:
         times = [point.seconds for point in points]

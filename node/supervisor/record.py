@@ -58,6 +58,8 @@ class Record:
     """By replica: (seconds, phase) whenever it changed."""
     accuracy: float | None = None
     baseline: float | None = None
+    trained: float | None = None
+    """When the last client had sent its last upload."""
     final: Certified | None = None
     sent_before: int = 0
     """Uploads that the clients had sent before this run."""
@@ -81,10 +83,9 @@ class Record:
     @property
     def longest_stall(self) -> float:
         """Longest time without a new entry, from the first new entry on, while clients had work to do."""
-        times = [seconds for seconds, _ in self.entries[1:]]
-        if self.stage is Stage.TRAINING and times:
-            times.append(self.seconds)
-        return max((after - before for before, after in pairwise(times)), default=0.0)
+        end = self.seconds if self.trained is None else self.trained
+        times = [seconds for seconds, _ in self.entries[1:] if seconds < end]
+        return max((after - before for before, after in pairwise([*times, end])), default=0.0)
 
     def replicas_with(self, action: Action) -> list[str]:
         """Replicas that this was done to, in order, each once."""

@@ -115,10 +115,11 @@ class Run:
                 self._enter(Stage.TRAINING)
             self._act()
             if snapshot.done == len(snapshot.clients):
+                self.record.trained = self.record.seconds
                 return self._finish_plan()
             quiet = self.record.seconds - self._moved
             self.record.waiting_for = self._explain_training()
-            if quiet > self._options.stall_seconds and not self._options.plan.waits(self.record.seconds):
+            if quiet > self._options.stall_seconds and not self._options.plan.waits():
                 self._fail(f"nothing moved for {quiet:.0f} s; waiting for {self.record.waiting_for}")
                 return False
             time.sleep(POLL_SECONDS)
@@ -223,8 +224,7 @@ class Run:
                 )
 
     def _act(self) -> None:
-        up = [replica.name for replica in self.record.snapshot.replicas if replica.phase is Phase.UP]
-        for step in self._options.plan.due(self.record.snapshot.epoch, self.record.seconds, up):
+        for step in self._options.plan.due(self.record.snapshot, self.record.seconds):
             if step.action is Action.KILL:
                 self._kill(step.replica)
             else:
@@ -246,6 +246,7 @@ class Run:
         snapshot = self.record.snapshot
         seconds = time.monotonic() - self._started
         self.record.events.append(Event(seconds, action, name, snapshot.entries, snapshot.epoch))
+        self.record.observe(seconds, self._read())
         self._moved = seconds
 
     def _explain_training(self) -> str:
