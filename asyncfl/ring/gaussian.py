@@ -45,16 +45,21 @@ class Gaussian:
         if not 1.0 <= sigma <= LARGEST_SIGMA:
             raise ValueError(f"sigma {sigma} is not between 1 and {LARGEST_SIGMA:.0f}")
         self.sigma = sigma
-        self.stretch = 1
         if sigma <= SMALL_SIGMA:
+            self.stretch = 1
             self._narrow = self._wide = _Table(Decimal(sigma))
-            return
-        self.stretch = int(sqrt(sigma / (_NARROW * _SMOOTHING)))
+        else:
+            self.stretch, narrow, wide = self.split(sigma)
+            self._narrow, self._wide = _Table(narrow), _Table(wide)
+
+    @staticmethod
+    def split(sigma: float) -> tuple[int, Decimal, Decimal]:
+        """k, s1 and s2 with sigma^2 = s1^2 + k^2 s2^2, balanced so that both tables stay small."""
         with localcontext() as context:
             context.prec = 60
-            narrow = Decimal(_NARROW * _SMOOTHING) * self.stretch
-            wide = (Decimal(sigma) ** 2 - narrow**2).sqrt() / self.stretch
-        self._narrow, self._wide = _Table(narrow), _Table(wide)
+            stretch = int(sqrt(sigma / (_NARROW * _SMOOTHING)))
+            narrow = Decimal(_NARROW * _SMOOTHING) * stretch
+            return stretch, narrow, (Decimal(sigma) ** 2 - narrow**2).sqrt() / stretch
 
     @staticmethod
     @lru_cache(maxsize=32)
