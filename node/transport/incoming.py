@@ -21,6 +21,8 @@ from node.transport.outgoing import InThread
 
 MAX_ALLOWANCES: Final = 1024
 """Blobs whose unanswered PULLs are remembered; the oldest are forgotten beyond that."""
+GATHER_S: Final = 0.02
+"""How long a few chunks wait for more before they are written."""
 
 
 class _Fetch:
@@ -37,6 +39,11 @@ class _Fetch:
         self.arrived = asyncio.Event()
         self.room = asyncio.Event()
         self.room.set()
+
+    @property
+    def settled(self) -> bool:
+        """Whether no further chunk will come."""
+        return self.expected == self.size or self.missing or self.abandoned
 
 
 class _Allowance:
@@ -200,10 +207,19 @@ class Fetches:
     async def _progress(self, fetch: _Fetch, incoming: Incoming) -> str | None:
         """Wait for chunks and write them; why not, when none came."""
         name = fetch.digest.hex()[:16]
+        enough = min(self._limits.write_chunks, self._limits.unwritten_chunks)
+        paused = False
         try:
             async with asyncio.timeout(self._limits.progress_s):
                 await fetch.arrived.wait()
+            # Few trips to a worker thread: gather some chunks, but write what there is when the peer pauses.
+            async with asyncio.timeout(GATHER_S):
+                while not fetch.settled and len(fetch.chunks) < enough:
+                    fetch.arrived.clear()
+                    await fetch.arrived.wait()
         except TimeoutError:
+            paused = not fetch.chunks
+        if paused:
             return (
                 f"waited {self._limits.progress_s:g} s for the chunk at {incoming.offset} "
                 f"of blob {name}…, which has {fetch.size} bytes"

@@ -42,8 +42,10 @@ class Limits:
     incoming_blobs: int = 4
     """Blobs received from one peer at once; further fetches wait."""
     chunks_ahead: int = 2
-    """Chunks read from disk before the connection takes them, for each peer."""
+    """Chunks read from disk at once when there are fewer waiting, for each peer."""
     unwritten_chunks: int = 8
     """Chunks received and not yet on disk, for each blob; beyond that the peer is not read from."""
+    write_chunks: int = 4
+    """Chunks that are hashed and written in one go, unless the blob ends or its peer pauses."""
     progress_s: float = 15.0
     """A fetch that gets nothing for this long fails."""

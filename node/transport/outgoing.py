@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable
+from typing import cast
 
 from asyncfl.errors import StorageError
 from asyncfl.messages import CHUNK_BYTES, Chunk, Missing, encode_message
@@ -15,7 +16,7 @@ InThread = Callable[..., Awaitable[object]]
 
 
 class Outgoing:
-    """The transfers to one peer. `take` never waits; `run` keeps at most `chunks_ahead` chunks in memory."""
+    """The transfers to one peer. `take` never waits; `run` keeps fewer than `2 * chunks_ahead` in memory."""
 
     def __init__(
         self, blobs: BlobStore, in_thread: InThread, limits: Limits, ready: Callable[[], None]
@@ -53,29 +54,39 @@ class Outgoing:
                 self._work.clear()
                 await self._work.wait()
             digest, offset = next(iter(self._offsets.items()))
-            try:
-                data, size = await self._blobs_read(digest, offset)
-            except StorageError:
-                data, size = b"", -1
+            chunks, end = await self._read(digest, offset)
             if self._offsets[digest] != offset:
                 continue  # asked again meanwhile, from another offset
-            if not data:
-                del self._offsets[digest]
-                if offset != size:
-                    self._put(encode_message(Missing(blob=digest)))
-                continue
-            self._put(encode_message(Chunk(blob=digest, offset=offset, data=data)))
-            if offset + len(data) >= size:
+            self._chunks += chunks
+            if end is None:
                 del self._offsets[digest]
             else:
-                self._offsets[digest] = offset + len(data)
+                self._offsets[digest] = end
                 self._offsets.move_to_end(digest)
+            self._ready()
 
-    async def _blobs_read(self, digest: bytes, offset: int) -> tuple[bytes, int]:
-        result = await self._in_thread(self._blobs.read_range, digest, offset, CHUNK_BYTES)
-        assert isinstance(result, tuple)
-        return result
+    async def _read(self, digest: bytes, offset: int) -> tuple[list[bytes], int | None]:
+        result = await self._in_thread(read_chunks, self._blobs, digest, offset, self._limits.chunks_ahead)
+        return cast(tuple[list[bytes], int | None], result)
 
-    def _put(self, encoded: bytes) -> None:
-        self._chunks.append(encoded)
-        self._ready()
+
+def read_chunks(blobs: BlobStore, digest: bytes, offset: int, count: int) -> tuple[list[bytes], int | None]:
+    """(up to `count` encoded chunks, the offset after them or None at the blob's end).
+
+    MISSING takes the place of a chunk that is not there.
+    """
+    chunks: list[bytes] = []
+    try:
+        for _ in range(count):
+            data, size = blobs.read_range(digest, offset, CHUNK_BYTES)
+            if not data:
+                if offset != size:
+                    chunks.append(encode_message(Missing(blob=digest)))
+                return chunks, None
+            chunks.append(encode_message(Chunk(blob=digest, offset=offset, data=data)))
+            offset += len(data)
+            if offset >= size:
+                return chunks, None
+    except StorageError:
+        return [*chunks, encode_message(Missing(blob=digest))], None
+    return chunks, offset
