@@ -57,13 +57,13 @@ class Channel:
     def __repr__(self) -> str:
         return f"Channel(peer={self.peer.hex()[:16]}…, keys redacted)"
 
-    def seal(self, parts: Iterable[bytes]) -> bytes:
+    def seal(self, parts: Iterable[bytes | bytearray]) -> bytes:
         """The frame that carries `parts` (none: an empty frame, which only shows that the sender is there).
 
         Frames must be sent in the order in which they were sealed. Raises `LocalProtocolError` when they are
         too many, too large or empty, `HandshakeError` when the channel has to be replaced.
         """
-        pieces: list[bytes] = []
+        pieces: list[bytes | bytearray] = []
         for part in parts:
             if not part:
                 raise LocalProtocolError("a part of a frame cannot be empty")

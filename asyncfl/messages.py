@@ -488,7 +488,16 @@ def _is_canonical(message: Message, data: bytes | memoryview) -> bool:
     if not isinstance(message, Chunk):
         return encode_message(message) == bytes(data)
     # Bulk data is not encoded and compared again: what stands before it, and the length, leave no choice.
-    size = len(message.data)
-    head = pack((_TAGS[Chunk], (message.blob, message.offset, b"")))[:-2]
-    length_bytes = 2 if size < 1 << 8 else 3 if size < 1 << 16 else 5
-    return bytes(data[: len(head)]) == head and len(data) == len(head) + length_bytes + size
+    head = chunk_head(message.blob, message.offset, len(message.data))
+    return data[: len(head)] == head and len(data) == len(head) + len(message.data)
+
+
+def chunk_head(blob: bytes, offset: int, size: int) -> bytes:
+    """What stands before the data in the frame of a `Chunk` with `size` bytes, so that they need no copy."""
+    if size < 1 << 8:
+        length = b"\xc4" + size.to_bytes(1, "big")
+    elif size < 1 << 16:
+        length = b"\xc5" + size.to_bytes(2, "big")
+    else:
+        length = b"\xc6" + size.to_bytes(4, "big")
+    return pack((_TAGS[Chunk], (blob, offset, b"")))[:-2] + length

@@ -1,9 +1,9 @@
 """How fast blobs travel between two endpoints, against the same encrypted frames without any of our work.
 
 (a) `endpoint`: chunks of blobs through two `Endpoint`s: read from disk, framed, encrypted, sent over
-localhost, decrypted, decoded, hashed, written and synced. (b) `raw`: the same frames through the same Noise ciphers and
-bare `websockets` connections, thrown away on arrival. Both run in one process with uvloop, so both count the
-work of sender and receiver; figures are medians over alternating repetitions within one run.
+localhost, decrypted, decoded, hashed, written and synced. (b) `raw`: the same frames through the same Noise
+ciphers and bare `websockets` connections, thrown away on arrival. Both run in one process and are meant for
+uvloop; both count the work of sender and receiver. Medians over alternating repetitions within one run.
 """
 
 from __future__ import annotations

@@ -81,16 +81,21 @@ class BlobStore:
             raise StorageError(f"{path} is damaged (its content has another digest): delete it and restart")
         return data
 
-    def read_range(self, digest: bytes, offset: int, size: int) -> tuple[bytes, int]:
-        """(up to `size` bytes from `offset` on, size of the whole blob); unchecked, for sending.
+    def read_into(self, digest: bytes, offset: int, target: memoryview) -> None:
+        """Fill `target` with the blob's bytes from `offset` on; unchecked, for sending.
 
-        Raises `StorageError` when the blob is absent.
+        Raises `StorageError` when the blob is absent or ends before that.
         """
         path = self.path(digest)
         with storage_errors(path):
             descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
             try:
-                return os.pread(descriptor, size, offset), os.fstat(descriptor).st_size
+                while target:
+                    count = os.preadv(descriptor, [target], offset)
+                    if not count:
+                        raise StorageError(f"{path} is shorter than it was: delete it and restart")
+                    target = target[count:]
+                    offset += count
             finally:
                 os.close(descriptor)
 
@@ -197,7 +202,7 @@ class Incoming:
         with storage_errors(self._path):
             self._descriptor = _create(self._path)
 
-    def append(self, chunks: Iterable[bytes]) -> None:
+    def append(self, chunks: Iterable[bytes | memoryview]) -> None:
         """Write the next bytes. Raises `StorageError`; then only `discard` is left."""
         for chunk in chunks:
             if self.offset + len(chunk) > self.size:
@@ -271,7 +276,7 @@ def _create(path: Path) -> int:
     return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
 
 
-def _write_all(descriptor: int, data: bytes) -> None:
+def _write_all(descriptor: int, data: bytes | memoryview) -> None:
     view = memoryview(data)
     while view:
         view = view[os.write(descriptor, view) :]

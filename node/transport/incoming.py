@@ -13,14 +13,16 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final
 
+from asyncfl.digest import DIGEST_BYTES
 from asyncfl.errors import InvalidItem, MalformedMessage, StorageError
-from asyncfl.messages import Chunk, Pull
+from asyncfl.messages import CHUNK_BYTES, Chunk, Pull, chunk_head
 from node.blobs import BlobStore, Incoming
 from node.transport.limits import Limits
 from node.transport.outgoing import InThread
 
 MAX_ALLOWANCES: Final = 1024
 """Blobs whose unanswered PULLs are remembered; the oldest are forgotten beyond that."""
+_CHUNK_START: Final = chunk_head(bytes(DIGEST_BYTES), 0, 0)[:5]
 GATHER_S: Final = 0.02
 """How long a few chunks wait for more before they are written."""
 
@@ -33,7 +35,7 @@ class _Fetch:
         self.size = size
         self.expected = 0
         """Offset of the next chunk to take from the channel."""
-        self.chunks: deque[bytes] = deque()
+        self.chunks: deque[bytes | memoryview] = deque()
         self.missing = False
         self.abandoned = False
         self.arrived = asyncio.Event()
@@ -117,10 +119,34 @@ class Fetches:
             raise MalformedMessage(f"a chunk of blob {name}… at {chunk.offset} instead of {fetch.expected}")
         if fetch.expected + len(chunk.data) > fetch.size:
             raise MalformedMessage(f"blob {name}… goes on beyond its {fetch.size} bytes")
-        fetch.expected += len(chunk.data)
-        fetch.chunks.append(chunk.data)
+        await self._accept(fetch, chunk.data)
+
+    async def take_expected(self, part: memoryview) -> bool:
+        """Take an encoded chunk as it lies, if it is the very one that comes next; False for all others.
+
+        A full-sized chunk at the right offset has one possible head: comparing it validates the message
+        without decoding, and the data needs no copy.
+        """
+        if part[: len(_CHUNK_START)] != _CHUNK_START:
+            return False
+        digest = bytes(part[len(_CHUNK_START) : len(_CHUNK_START) + DIGEST_BYTES])
+        fetch = self._asked.get(digest)
+        if fetch is None:
+            return False
+        size = min(CHUNK_BYTES, fetch.size - fetch.expected)
+        head = chunk_head(digest, fetch.expected, size)
+        allowance = self._allowances[digest]
+        if len(part) != len(head) + size or part[: len(head)] != head or not 0 < size <= allowance.bytes:
+            return False
+        allowance.bytes -= size
+        await self._accept(fetch, part[len(head) :])
+        return True
+
+    async def _accept(self, fetch: _Fetch, data: bytes | memoryview) -> None:
+        fetch.expected += len(data)
+        fetch.chunks.append(data)
         fetch.arrived.set()
-        while len(fetch.chunks) >= self._limits.unwritten_chunks and chunk.blob in self._asked:
+        while len(fetch.chunks) >= self._limits.unwritten_chunks and fetch.digest in self._asked:
             fetch.room.clear()
             await fetch.room.wait()
 

@@ -165,10 +165,12 @@ class Link:
             frame = await self.connection.recv(decode=False)
             self._counters.bytes_in += len(frame)
             for part in self._channel.open(frame):
-                message = decode_message(part)
-                self._counters.messages_in += 1
                 if self._stopped.done():
                     return
+                self._counters.messages_in += 1
+                if await self.fetches.take_expected(part):
+                    continue
+                message = decode_message(part)
                 if isinstance(message, Chunk):
                     await self.fetches.take(message)
                 elif isinstance(message, Missing):
@@ -197,8 +199,8 @@ class Link:
             self._counters.bytes_out += len(frame)
             self._counters.messages_out += len(parts)
 
-    def _next_parts(self) -> list[bytes]:
-        parts: list[bytes] = []
+    def _next_parts(self) -> list[bytes | bytearray]:
+        parts: list[bytes | bytearray] = []
         room = COALESCED_BYTES
         while self._control and len(parts) < MAX_PARTS - 1 and (not parts or len(self._control[0]) <= room):
             part = self._control.popleft()

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from typing import cast
 
 from asyncfl.errors import StorageError
-from asyncfl.messages import CHUNK_BYTES, Chunk, Missing, encode_message
+from asyncfl.messages import CHUNK_BYTES, Missing, chunk_head, encode_message
 from node.blobs import BlobStore
 from node.transport.limits import Limits
 
@@ -26,7 +26,7 @@ class Outgoing:
         self._limits = limits
         self._ready = ready
         self._offsets: OrderedDict[bytes, int] = OrderedDict()
-        self._chunks: deque[bytes] = deque()
+        self._chunks: deque[bytes | bytearray] = deque()
         self._work = asyncio.Event()
 
     def __len__(self) -> int:
@@ -40,7 +40,7 @@ class Outgoing:
         self._work.set()
         return True
 
-    def take(self) -> bytes | None:
+    def take(self) -> bytes | bytearray | None:
         """The next encoded chunk, if one is ready."""
         if not self._chunks:
             return None
@@ -65,28 +65,31 @@ class Outgoing:
                 self._offsets.move_to_end(digest)
             self._ready()
 
-    async def _read(self, digest: bytes, offset: int) -> tuple[list[bytes], int | None]:
+    async def _read(self, digest: bytes, offset: int) -> tuple[list[bytes | bytearray], int | None]:
         result = await self._in_thread(read_chunks, self._blobs, digest, offset, self._limits.chunks_ahead)
-        return cast(tuple[list[bytes], int | None], result)
+        return cast(tuple[list[bytes | bytearray], int | None], result)
 
 
-def read_chunks(blobs: BlobStore, digest: bytes, offset: int, count: int) -> tuple[list[bytes], int | None]:
+def read_chunks(
+    blobs: BlobStore, digest: bytes, offset: int, count: int
+) -> tuple[list[bytes | bytearray], int | None]:
     """(up to `count` encoded chunks, the offset after them or None at the blob's end).
 
     MISSING takes the place of a chunk that is not there.
     """
-    chunks: list[bytes] = []
+    chunks: list[bytes | bytearray] = []
     try:
-        for _ in range(count):
-            data, size = blobs.read_range(digest, offset, CHUNK_BYTES)
-            if not data:
-                if offset != size:
-                    chunks.append(encode_message(Missing(blob=digest)))
-                return chunks, None
-            chunks.append(encode_message(Chunk(blob=digest, offset=offset, data=data)))
-            offset += len(data)
-            if offset >= size:
-                return chunks, None
+        size = blobs.size(digest)
+        while offset < size and len(chunks) < count:
+            length = min(CHUNK_BYTES, size - offset)
+            head = chunk_head(digest, offset, length)
+            chunk = bytearray(len(head) + length)
+            chunk[: len(head)] = head
+            blobs.read_into(digest, offset, memoryview(chunk)[len(head) :])
+            chunks.append(chunk)
+            offset += length
     except StorageError:
         return [*chunks, encode_message(Missing(blob=digest))], None
-    return chunks, offset
+    if offset > size:
+        return [encode_message(Missing(blob=digest))], None
+    return chunks, offset if offset < size else None

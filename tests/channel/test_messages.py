@@ -14,7 +14,17 @@ from hypothesis import strategies as st
 from pydantic.fields import FieldInfo
 
 from asyncfl.errors import MalformedMessage
-from asyncfl.messages import CHUNK_BYTES, Chunk, Message, Pull, Settings, Wait, decode_message, encode_message
+from asyncfl.messages import (
+    CHUNK_BYTES,
+    Chunk,
+    Message,
+    Pull,
+    Settings,
+    Wait,
+    chunk_head,
+    decode_message,
+    encode_message,
+)
 from asyncfl.wire import MAX_MESSAGE_BYTES, Wire, pack, unpack
 
 KINDS: tuple[type[Wire], ...] = get_args(Message)
@@ -263,3 +273,23 @@ def test_size_limits_hold_at_their_edges() -> None:
         decode_message(bytes(MAX_MESSAGE_BYTES + 1))
     with pytest.raises(MalformedMessage):
         decode_message(pack((2, (1, "x" * 401))))
+
+
+@pytest.mark.parametrize("size", [1, 255, 256, 65535, 65536, CHUNK_BYTES])
+@pytest.mark.parametrize("offset", [0, 127, 128, 255, 256, 65536, 2**32, 2**36])
+def test_the_head_of_a_chunk_is_what_stands_before_its_data(size: int, offset: int) -> None:
+    data = bytes(size)
+    assert (
+        encode_message(Chunk(blob=b"b" * 32, offset=offset, data=data))
+        == chunk_head(b"b" * 32, offset, size) + data
+    )
+
+
+@pytest.mark.parametrize("offset", [b"\xcc\x01", b"\xd1\x01\x00", b"\xce\x00\x00\x01\x00", b"\xd0\x01"])
+def test_a_chunk_whose_offset_is_not_in_canonical_encoding_is_refused(offset: bytes) -> None:
+    head = chunk_head(b"b" * 32, 0, 3)
+    assert head[-3:] == b"\0\xc4\x03"
+    with pytest.raises(MalformedMessage, match="canonical"):
+        decode_message(head[:-3] + offset + b"\xc4\x03abc")
+    with pytest.raises(MalformedMessage, match="canonical"):
+        decode_message(head[:-2] + b"\xc5\x00\x03abc")

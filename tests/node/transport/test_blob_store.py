@@ -45,18 +45,19 @@ def test_the_file_is_in_a_folder_of_two_digits_and_nothing_stays_in_incoming(sto
 def test_an_absent_blob_is_a_storage_error_that_names_it(store: BlobStore) -> None:
     digest = content_digest(b"absent")
     assert not store.has(digest)
-    for call in (store.read, store.size, lambda name: store.read_range(name, 0, 1)):
+    for call in (store.read, store.size, lambda name: store.read_into(name, 0, memoryview(bytearray(1)))):
         with pytest.raises(StorageError, match=digest.hex()):
             call(digest)
     store.delete(digest)
 
 
-def test_ranges_are_read_with_the_size(store: BlobStore) -> None:
+def test_a_range_is_read_into_place_and_must_be_there(store: BlobStore) -> None:
     digest = store.write(b"0123456789")
-    assert store.read_range(digest, 3, 4) == (b"3456", 10)
-    assert store.read_range(digest, 8, 4) == (b"89", 10)
-    assert store.read_range(digest, 10, 4) == (b"", 10)
-    assert store.read_range(digest, 99, 4) == (b"", 10)
+    target = bytearray(b"......")
+    store.read_into(digest, 3, memoryview(target)[1:5])
+    assert target == b".3456."
+    with pytest.raises(StorageError, match="shorter"):
+        store.read_into(digest, 8, memoryview(target))
 
 
 def test_a_damaged_blob_is_noticed_when_it_is_read(store: BlobStore) -> None:
