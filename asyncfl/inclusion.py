@@ -41,6 +41,8 @@ class Presence:
     since: float = 0.0
     """When it was first heard to be at that epoch."""
     heard: float = float("-inf")
+    patience: float = PATIENCE_AT_FIRST
+    """The patience it was told when last heard: until then it owes no other sign of life."""
     task_epoch: int = 0
     task_at: float = 0.0
     task_patience: float = PATIENCE_AT_FIRST
@@ -60,7 +62,7 @@ class Inclusion:
     def heard(self, client: bytes, epoch: int, now: float) -> Presence:
         """READY(epoch) arrived."""
         presence = self.clients.setdefault(client, Presence())
-        presence.heard = now
+        presence.heard, presence.patience = now, self.patience.seconds
         if epoch > presence.at:
             self._arrived(presence, epoch, now)
         return presence
@@ -91,7 +93,7 @@ class Inclusion:
     def is_live(self, client: bytes, now: float) -> bool:
         """Heard from within `patience`, not overdue, and not left out for having been so."""
         presence = self.clients.get(client)
-        if presence is None or now - presence.heard > self.patience.seconds:
+        if presence is None or now - presence.heard > presence.patience:
             return False
         if now < presence.left_out_until:
             return False

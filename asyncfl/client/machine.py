@@ -66,6 +66,8 @@ TASK_PATIENCES = 3.0
 """How long a coordinator that answers may bring no TASK, in units of patience. It waits 2 itself for the
 client's previous upload; with the same 2 here, both timers would end together and cells would fall apart."""
 LONGEST_HEARTBEAT = 5.0
+RECONNECT_SECONDS = 1.0
+"""After a restart with an upload on disk: how long its coordinator has to come within reach."""
 
 
 class State(StrEnum):
@@ -139,7 +141,8 @@ class Client:
         self._ask_from(0)
         if self.upload is not None:
             self._place = self._next_place = self._line.index(self.upload.core.coordinator)
-            self._waiting_for = "a replica to take up the upload on disk"
+            self._upload_at = now + RECONNECT_SECONDS
+            self._waiting_for = f"replica {self._target}, to send it the upload on disk again"
         return self.tick(now)
 
     def connected(self, peer: bytes, now: float) -> list[Effect]:
@@ -147,7 +150,7 @@ class Client:
         self.now = now
         self._connected.add(peer)
         self._heartbeat_at = now
-        if self.state is State.UPLOADING and self.federation.replica_keys[self._target] not in self._connected:
+        if self.state is State.UPLOADING and peer == self.federation.replica_keys[self._target]:
             self._next_place, self._upload_at = self._place, now
         return self.tick(now)
 
@@ -300,9 +303,13 @@ class Client:
         front = self.fronts.front
         return front is not None and self.epoch > front + self.parameters.window
 
+    @property
+    def _heartbeat(self) -> float:
+        """Seconds between signs of life: three within what the least patient replica allows."""
+        return min(LONGEST_HEARTBEAT, self.fronts.shortest_patience / 3)
+
     def _say_ready(self) -> None:
-        interval = min(LONGEST_HEARTBEAT, self.fronts.shortest_patience / 3)
-        self._heartbeat_at = self.now + interval
+        self._heartbeat_at = self.now + self._heartbeat
         message = Ready(
             epoch=self.epoch,
             coordinator=self._coordinator,
@@ -324,6 +331,7 @@ class Client:
             self.fronts.hear(replica, message)
             if self.fronts.is_enough and not enough_before:
                 self._heartbeat_at = self.now
+            self._heartbeat_at = min(self._heartbeat_at, self.now + self._heartbeat)
         if self.state is State.ASKING and replica == self._coordinator:
             self._acknowledged = True
         front = self.fronts.front
