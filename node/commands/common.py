@@ -25,7 +25,7 @@ messages = Console(stderr=True, highlight=False)
 
 
 class ExitCode(IntEnum):
-    """Documented in `asyncfl --help` and docs/commands.md."""
+    """Documented in `asyncfl --help` and docs/reference/commands.md."""
 
     OK = 0
     FAILED = 1

@@ -154,16 +154,16 @@ class Rates:
 def rates(record: Record) -> list[Rates]:
     """The outages of a run in order; kills within one outage count as one."""
     spans: list[tuple[list[str], float, float]] = []
-    down: set[str] = set()
+    away: set[str] = set()
     for event in record.events:
         if event.action is Action.KILL:
-            if not down:
+            if not away:
                 spans.append(([], event.seconds, record.seconds))
             spans[-1][0].append(event.replica)
-            down.add(event.replica)
+            away.add(event.replica)
         else:
-            down.discard(event.replica)
-            if not down:
+            away.discard(event.replica)
+            if not away:
                 spans[-1] = (spans[-1][0], spans[-1][1], event.seconds)
     if not spans:
         return []

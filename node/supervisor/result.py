@@ -19,7 +19,7 @@ class Requirements:
 
 
 def result_of(record: Record, deployment: Deployment) -> dict[str, Any]:
-    """The result as plain JSON values; docs/commands.md says what each key means."""
+    """The result as plain JSON values; docs/reference/commands.md says what each key means."""
     snapshot = record.snapshot
     return {
         "ok": not record.failures,

@@ -111,7 +111,7 @@ class Run:
         while True:
             self._poll()
             snapshot = self.record.snapshot
-            if self.record.stage is Stage.STARTING and snapshot.sent:
+            if self.record.stage is Stage.STARTING and snapshot.sent > self.record.sent_before:
                 self._enter(Stage.TRAINING)
             self._act()
             if snapshot.done == len(snapshot.clients):
@@ -257,7 +257,9 @@ class Run:
         behind = [client for client in snapshot.clients if not client.done]
         slowest = min(behind, key=lambda client: client.epoch)
         told = f"{len(behind)} clients ({slowest.name}, at epoch {slowest.epoch}, for {slowest.waiting_for})"
-        return f"{told}: {snapshot.stalls[0]}" if snapshot.stalls else told
+        if self.record.stage is Stage.STARTING or not snapshot.stalls:
+            return told
+        return f"{told}: {snapshot.stalls[0]}"
 
     def _fail(self, sentence: str) -> None:
         self.record.failures.append(sentence)

@@ -1,0 +1,49 @@
+# From a bare Python 3.11 or newer: the first call makes .venv, later ones use it again.
+# In an environment that has everything already: make test PYTHON=python3
+TORCH ?= torch==2.13.0
+VENV ?= .venv
+BASE_PYTHON ?= $(firstword $(foreach name,python3 python3.11 python3.12 python3.13,$(shell \
+	$(name) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $(name))))
+ifeq ($(origin PYTHON),command line)
+INSTALLED :=
+else
+PYTHON := $(VENV)/bin/python
+INSTALLED := $(VENV)/installed
+endif
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: help install demo test lint bench soak clean
+help:
+	@echo "make demo | test | lint | bench | soak | clean"
+
+install: $(INSTALLED)
+
+# torch first and alone: a version that is installed or on disk is taken as it is, and nothing larger fetched.
+$(VENV)/installed: pyproject.toml
+	@test -n "$(BASE_PYTHON)" || { echo "Python 3.11 or newer is needed (or: make BASE_PYTHON=...)"; exit 2; }
+	test -x $(VENV)/bin/python || $(BASE_PYTHON) -m venv $$($(BASE_PYTHON) -c 'import torch' 2>/dev/null \
+		&& echo --system-site-packages) $(VENV)
+	$(PYTHON) -c 'import torch' 2>/dev/null || $(PYTHON) -m pip install --quiet "$(TORCH)"
+	$(PYTHON) -m pip install --quiet --editable ".[dev]"
+	@touch $@
+
+demo: install
+	$(PYTHON) -m node.cli demo
+
+test: lint
+	$(PYTHON) -m pytest
+
+lint: install
+	$(PYTHON) -m ruff check .
+	$(PYTHON) -m mypy
+
+bench: install
+	$(PYTHON) -m node.cli bench
+
+soak: install
+	$(PYTHON) -m pytest -m slow --timeout 1200
+	$(PYTHON) scripts/kill_replicas.py --epochs 120
+	$(PYTHON) scripts/kill_replicas.py --epochs 40 --beyond
+
+clean:
+	rm -rf $(VENV) demo-run kill-run build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
