@@ -62,5 +62,6 @@ class Federation:
     def roster_at(self, epoch: int) -> Roster:
         """The roster with the highest number whose start epoch has come."""
         return max(
-            (roster for roster in self.rosters if roster.start_epoch <= epoch), key=lambda roster: roster.number
+            (roster for roster in self.rosters if roster.start_epoch <= epoch),
+            key=lambda roster: roster.number,
         )

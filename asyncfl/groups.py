@@ -83,7 +83,9 @@ def choose_supporters(
     best: tuple[tuple[int, ...], tuple[bytes, ...]] = ((), ())
     everybody = [replica for replica in range(replicas) if any(replica in given for given in oks.values())]
     for candidate in combinations(everybody, quorum):
-        admitted = tuple(name for name, given in oks.items() if all(replica in given for replica in candidate))
+        admitted = tuple(
+            name for name, given in oks.items() if all(replica in given for replica in candidate)
+        )
         if len(admitted) > len(best[1]):
             best = (candidate, admitted)
             if len(admitted) == len(oks):

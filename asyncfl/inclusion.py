@@ -97,9 +97,7 @@ class Inclusion:
             return False
         if now < presence.left_out_until:
             return False
-        return not (
-            presence.task_epoch and now - presence.task_at > OVERDUE_FACTOR * presence.task_patience
-        )
+        return not (presence.task_epoch and now - presence.task_at > OVERDUE_FACTOR * presence.task_patience)
 
     def is_expected(self, client: bytes, epoch: int, now: float) -> bool:
         """Whether a live client may still upload for `epoch`."""

@@ -84,11 +84,11 @@ class Parameters(BaseModel):
         if not isinstance(size, int) or size > clients:
             raise ParameterError(f"cell_size {size} exceeds the {clients} clients of the roster")
         values: dict[str, object] = {
-            "min_group": ceil(2 * size / 3), "max_group": min(MAX_GROUP, max(2 * size, 1)), **options,
+            "min_group": ceil(2 * size / 3),
+            "max_group": min(MAX_GROUP, max(2 * size, 1)),
+            **options,
         }
-        return cls.model_validate(
-            {"replicas": replicas, "byzantine": byzantine, "cell_size": size, **values}
-        )
+        return cls.model_validate({"replicas": replicas, "byzantine": byzantine, "cell_size": size, **values})
 
     @model_validator(mode="after")
     def _check(self) -> Self:

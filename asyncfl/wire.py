@@ -90,7 +90,12 @@ def unpack(data: bytes | memoryview, *, limit: int = MAX_MESSAGE_BYTES) -> Any:
         raise MalformedMessage(f"message of {len(data)} bytes exceeds the limit of {limit}")
     try:
         return msgpack.unpackb(
-            data, raw=False, use_list=False, strict_map_key=True, max_ext_len=0, max_map_len=64,
+            data,
+            raw=False,
+            use_list=False,
+            strict_map_key=True,
+            max_ext_len=0,
+            max_map_len=64,
             max_array_len=1 << 16,
         )
     except (ValueError, msgpack.exceptions.UnpackException, RecursionError) as error:

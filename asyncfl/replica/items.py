@@ -95,9 +95,7 @@ class Items:
         self._requested.pop(name, None)
         record.resend_at = self.context.now + RESEND_SECONDS
         content = LockContent(id=item.id, members=item.members)
-        self.context.persist(
-            Put(Table.ITEMS, name, record.encode()), self.locks.table.record(content)
-        )
+        self.context.persist(Put(Table.ITEMS, name, record.encode()), self.locks.table.record(content))
         self.locks.pending.pop(item.id, None)
         self.entered(item)
         self.context.notify(

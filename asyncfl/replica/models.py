@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from asyncfl.effects import Put, Table
 from asyncfl.fold import FoldCache, FoldJob, plan_fold

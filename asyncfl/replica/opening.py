@@ -96,9 +96,7 @@ class Opening:
             state.claimed = message.secret
             self._progress(state)
 
-    def _begin(
-        self, content: LockContent, votes: tuple[Vote, ...], source: int
-    ) -> OpenGroupState | None:
+    def _begin(self, content: LockContent, votes: tuple[Vote, ...], source: int) -> OpenGroupState | None:
         """The state of a group with valid locks; None if it is in the ledger, or the locks are not valid."""
         context = self.context
         if content.id in context.ledger.by_id:
@@ -262,4 +260,3 @@ class Opening:
             if self.context.now >= state.resend_at:
                 self._resend(state)
                 self._progress(state)
-

@@ -52,11 +52,7 @@ def explain_stall(replica: Replica) -> str | None:
         )
     if replica.models.latest is None:
         return f"no model is certified yet: {parameters.certifiers} replicas must sign one"
-    live = [
-        client
-        for client in context.inclusion.clients
-        if context.inclusion.is_live(client, context.now)
-    ]
+    live = [client for client in context.inclusion.clients if context.inclusion.is_live(client, context.now)]
     if len(live) < parameters.min_group:
         return (
             f"{len(live)} clients are live, a group needs {parameters.min_group} of one cell of "

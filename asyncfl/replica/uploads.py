@@ -111,9 +111,7 @@ class Uploads:
         source = self.context.federation.replica_keys[replica]
         self._accept(message.manifest, source, carrier=False, asked_for=asked_for)
 
-    def _accept(
-        self, manifest: Manifest, source: bytes, *, carrier: bool, asked_for: bool = False
-    ) -> None:
+    def _accept(self, manifest: Manifest, source: bytes, *, carrier: bool, asked_for: bool = False) -> None:
         context, core = self.context, manifest.core
         digest = manifest.digest()
         key = (core.client, core.epoch)

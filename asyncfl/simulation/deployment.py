@@ -48,7 +48,9 @@ class Simulation:
     clients: int
     seed: int = 0
     initial: bytes = bytes(4 * 100)
-    settings: Settings = field(default_factory=lambda: Settings(learning_rate=0.1, local_steps=1, batch_size=1))
+    settings: Settings = field(
+        default_factory=lambda: Settings(learning_rate=0.1, local_steps=1, batch_size=1)
+    )
     trainer: Callable[[int], Trainer] | None = None
     speed: Callable[[int, int], float] = lambda client, epoch: 0.5
     last_epoch: int | None = None
@@ -71,9 +73,7 @@ class Simulation:
             settings=self.settings,
         )
         replica_keys = set(self.federation.replica_keys)
-        self.network = Network(
-            self.seed, linked=lambda a, b: a.key in replica_keys or b.key in replica_keys
-        )
+        self.network = Network(self.seed, linked=lambda a, b: a.key in replica_keys or b.key in replica_keys)
         for index, identity in enumerate(self.replica_ids):
             self.network.add(self._replica_node(index, identity))
         for number, identity in enumerate(self.client_ids):
@@ -88,10 +88,10 @@ class Simulation:
 
     def _client_node(self, number: int, identity: Identity) -> Node:
         def make(durable: Durable) -> Client:
-            trainer = self.trainer(number) if self.trainer else StillTrainer(number, self.federation.dimension)
-            return Client(
-                self.federation, identity, durable, trainer=trainer, last_epoch=self.last_epoch
+            trainer = (
+                self.trainer(number) if self.trainer else StillTrainer(number, self.federation.dimension)
             )
+            return Client(self.federation, identity, durable, trainer=trainer, last_epoch=self.last_epoch)
 
         return Node(f"client-{number}", identity.public, make, lambda key: self.speed(number, key[1]))
 
@@ -121,14 +121,14 @@ class Simulation:
 
     def running_replicas(self) -> list[Replica]:
         return [
-            self.replica(j) for j in range(self.parameters.replicas) if self.network.is_up(self.replica_key(j))
+            self.replica(j)
+            for j in range(self.parameters.replicas)
+            if self.network.is_up(self.replica_key(j))
         ]
 
     def is_drained(self) -> bool:
         """Every running client rests, no upload waits, every running replica holds the same certified version."""
-        clients = [
-            self.client(i) for i in range(self.clients) if self.network.is_up(self.client_key(i))
-        ]
+        clients = [self.client(i) for i in range(self.clients) if self.network.is_up(self.client_key(i))]
         if not all(client.status(self.network.now)["done"] for client in clients):
             return False
         replicas = self.running_replicas()

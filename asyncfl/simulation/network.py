@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -12,7 +13,6 @@ import numpy as np
 from asyncfl.digest import content_digest
 from asyncfl.effects import (
     Compute,
-    Delete,
     DeleteBlob,
     Effect,
     Fetch,
@@ -100,7 +100,9 @@ class Network:
         self.tick_seconds = tick
         self.linked = linked
         self.delivered = 0
-        self.on_message: Callable[[Node, Node, Message], Message | None] = lambda source, target, message: message
+        self.on_message: Callable[[Node, Node, Message], Message | None] = lambda source, target, message: (
+            message
+        )
         """Sees every message as it is sent; may replace it, or drop it by returning None."""
         self.before_effect: Callable[[Node, Effect], None] = lambda node, effect: None
         """Sees every effect before it is carried out; may crash the node."""
@@ -156,9 +158,7 @@ class Network:
         self._connections[pair] = self._count
         connection = self._count
         for node, peer in ((a, b), (b, a)):
-            self._deliver(
-                node, peer.key, connection, lambda n=node, p=peer: self._on(n, "connected", p.key)
-            )
+            self._deliver(node, peer.key, connection, partial(self._on, node, "connected", peer.key))
 
     def _disconnect(self, a: Node, b: Node) -> None:
         if self._connections.pop(frozenset((a.key, b.key)), None) is None:
@@ -236,11 +236,10 @@ class Network:
         match effect:
             case Persist(writes):
                 for write in writes:
-                    match write:
-                        case Put(table, key, value):
-                            node.durable[table][key] = value
-                        case Delete(table, key):
-                            node.durable[table].pop(key, None)
+                    if isinstance(write, Put):
+                        node.durable[write.table][write.key] = write.value
+                    else:
+                        node.durable[write.table].pop(write.key, None)
             case Send(peer, message):
                 self._send(node, peer, message)
             case SendBlob(peer, digest, _):

@@ -8,7 +8,17 @@ import pytest
 import asyncfl
 
 CORE = Path(asyncfl.__file__).parent
-FORBIDDEN = {"node", "websockets", "asyncio", "sqlite3", "socket", "threading", "time", "random", "subprocess"}
+FORBIDDEN = {
+    "node",
+    "websockets",
+    "asyncio",
+    "sqlite3",
+    "socket",
+    "threading",
+    "time",
+    "random",
+    "subprocess",
+}
 ASYNCFL_MODULES = sorted(CORE.rglob("*.py"))
 
 

@@ -11,7 +11,9 @@ from asyncfl.messages import GroupId, Item, Member
 DEPLOYMENT = bytes(32)
 
 
-def make_item(epoch: int, cell: int, *, clients: tuple[int, ...] = (), opened: int = 0, part: int = 0) -> Item:
+def make_item(
+    epoch: int, cell: int, *, clients: tuple[int, ...] = (), opened: int = 0, part: int = 0
+) -> Item:
     members = clients or (cell,)
     return Item(
         id=GroupId(epoch=epoch, cell=cell, coordinator=cell % 4, part=part),

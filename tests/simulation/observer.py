@@ -5,8 +5,8 @@ from collections import defaultdict
 from asyncfl.effects import Effect, Persist, Put, Send, Table
 from asyncfl.messages import (
     GroupId,
-    Locked,
     LockContent,
+    Locked,
     Message,
     ModelVote,
     Reveal,
@@ -65,7 +65,9 @@ class Observer:
             case ModelVote(version=version, model=model):
                 known = self.models.setdefault((node.key, version), model)
                 assert known == model, "a replica signed two models of one version"
-                assert node.durable[Table.MODELS][version] == model, "a model was signed before it was on disk"
+                assert node.durable[Table.MODELS][version] == model, (
+                    "a model was signed before it was on disk"
+                )
 
     def _is_in_ledger(self, node: Node, manifest: bytes) -> bool:
         replica = node.machine
@@ -86,9 +88,7 @@ class Observer:
         content = self.answered[group] = self.contents[group]
         assert len(content.members) >= self.simulation.parameters.min_group
         uploads = [
-            (member.client, member.epoch)
-            for other in self.answered.values()
-            for member in other.members
+            (member.client, member.epoch) for other in self.answered.values() for member in other.members
         ]
         assert len(uploads) == len(set(uploads)), "two opened groups overlap"
 

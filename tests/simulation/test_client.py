@@ -82,7 +82,9 @@ class Bench:
     def certificate(self, signers: tuple[int, ...] = (0, 1), entries: int = 0) -> Certificate:
         model = self.blobs.write(self.simulation.initial)
         unsigned = Certificate(version=bytes([entries]) * 32, entries=entries, model=model, votes=())
-        votes = tuple(Vote(replica=j, signature=self.sign(j, ModelVote.KIND, unsigned.body())) for j in signers)
+        votes = tuple(
+            Vote(replica=j, signature=self.sign(j, ModelVote.KIND, unsigned.body())) for j in signers
+        )
         return unsigned.model_copy(update={"votes": votes})
 
     def task(self, replica: int, epoch: int, certificate: Certificate) -> None:
@@ -99,7 +101,9 @@ class Bench:
         return self.last(Ready).coordinator
 
     def last(self, kind: type[Any]) -> Any:
-        return next(e.message for e in reversed(self.effects) if isinstance(e, Send) and isinstance(e.message, kind))
+        return next(
+            e.message for e in reversed(self.effects) if isinstance(e, Send) and isinstance(e.message, kind)
+        )
 
     def fetches(self) -> list[Fetch]:
         return [effect for effect in self.effects if isinstance(effect, Fetch)]
@@ -187,7 +191,9 @@ def changed(**update: Any) -> Change:
     "change",
     [
         pytest.param(lambda c: c.model_copy(update={"votes": c.votes[:1]}), id="t signatures"),
-        pytest.param(lambda c: c.model_copy(update={"votes": (c.votes[0], c.votes[0])}), id="one signer twice"),
+        pytest.param(
+            lambda c: c.model_copy(update={"votes": (c.votes[0], c.votes[0])}), id="one signer twice"
+        ),
         pytest.param(
             lambda c: c.model_copy(
                 update={"votes": (c.votes[0], Vote(replica=2, signature=c.votes[1].signature))}
@@ -199,7 +205,9 @@ def changed(**update: Any) -> Change:
         pytest.param(changed(entries=5), id="another count"),
         pytest.param(changed(votes=()), id="none"),
         pytest.param(
-            lambda c: c.model_copy(update={"votes": tuple(Vote(replica=j, signature=bytes(64)) for j in (14, 15))}),
+            lambda c: c.model_copy(
+                update={"votes": tuple(Vote(replica=j, signature=bytes(64)) for j in (14, 15))}
+            ),
             id="replicas that do not exist",
         ),
     ],
@@ -251,10 +259,12 @@ def test_the_privacy_event_and_the_upload_are_written_together_before_anything_i
     kinds = [
         "persist" if isinstance(e, Persist) and any(w.table is Table.PRIVACY for w in e.writes) else "upload"
         for e in bench.effects
-        if isinstance(e, Persist) and any(w.table is Table.PRIVACY for w in e.writes)
+        if (isinstance(e, Persist)
+        and any(w.table is Table.PRIVACY for w in e.writes))
         or (isinstance(e, Send) and isinstance(e.message, Upload))
     ]
-    assert kinds[0] == "persist" and "upload" in kinds
+    assert kinds[0] == "persist"
+    assert "upload" in kinds
     together = next(e for e in bench.effects if isinstance(e, Persist) and len(e.writes) == 3)
     assert {write.table for write in together.writes} == {Table.PRIVACY, Table.META}
 

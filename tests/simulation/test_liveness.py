@@ -30,7 +30,9 @@ def run_to_the_end(simulation: Simulation, seconds: float = 300.0) -> None:
 def describe(simulation: Simulation) -> str:
     now = simulation.network.now
     replicas = [replica.status(now) for replica in simulation.running_replicas()]
-    lines = [f"{s['entries']} entries, epoch {s['epoch']}, front {s['front']}: {s['stall']}" for s in replicas]
+    lines = [
+        f"{s['entries']} entries, epoch {s['epoch']}, front {s['front']}: {s['stall']}" for s in replicas
+    ]
     for number in range(simulation.clients):
         if simulation.network.is_up(simulation.client_key(number)):
             status = simulation.client(number).status(now)
@@ -116,9 +118,7 @@ def test_a_client_that_only_says_ready_stops_nothing() -> None:
     simulation.start()
 
     def others_done() -> bool:
-        return all(
-            simulation.client(i).status(simulation.network.now)["done"] for i in range(16) if i != 5
-        )
+        return all(simulation.client(i).status(simulation.network.now)["done"] for i in range(16) if i != 5)
 
     assert simulation.network.run(until=others_done, seconds=900), describe(simulation)
     assert simulation.replica(0).context.ledger.last_epoch >= EPOCHS

@@ -141,11 +141,15 @@ def disjoint_groupings(attack: Attack) -> dict[int, list[LockContent]]:
 def span_reveals(opened: list[frozenset[bytes]], upload: bytes) -> bool:
     """Whether differences of opened sums show a single upload (or fewer than two)."""
     return any(
-        len(one - other) == 1 and other <= one and one - other == {upload} for one in opened for other in opened
+        len(one - other) == 1 and other <= one and one - other == {upload}
+        for one in opened
+        for other in opened
     )
 
 
-def test_disjoint_groupings_shown_to_different_replicas_open_nothing_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_disjoint_groupings_shown_to_different_replicas_open_nothing_twice(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     attack = Attack(monkeypatch)
     attack.try_everything(disjoint_groupings(attack))
     opened = attack.opened_sets()
@@ -216,7 +220,9 @@ def test_another_replica_cannot_ask_in_the_coordinators_name(monkeypatch: pytest
     assert not attack.of_cell(Locked)
 
 
-def test_a_lock_survives_the_entry_and_restarts_and_stops_a_second_opening(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lock_survives_the_entry_and_restarts_and_stops_a_second_opening(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Pruned or forgotten locks were once replayed into a differencing attack."""
     attack = Attack(monkeypatch)
     whole = attack.content(attack.records, 0)
@@ -234,7 +240,9 @@ def test_a_lock_survives_the_entry_and_restarts_and_stops_a_second_opening(monke
     before = len(sent(attack.observer, ShareSum))
     less = attack.content(attack.records[1:], 1)
     attack.try_everything({j: [less] for j in (1, 2, 3)})
-    assert not [m for m in sent(attack.observer, Locked) if isinstance(m, Locked) and m.group == less.digest()]
+    assert not [
+        m for m in sent(attack.observer, Locked) if isinstance(m, Locked) and m.group == less.digest()
+    ]
     assert len(sent(attack.observer, ShareSum)) == before
 
 
