@@ -12,7 +12,7 @@ import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from functools import cached_property
-from typing import Annotated, Any, Final, Literal, Self, TypeVar
+from typing import Annotated, Any, Final, Self, TypeVar
 from urllib.parse import urlsplit
 
 import tomli_w
@@ -118,7 +118,7 @@ Entry = TypeVar("Entry", bound="ReplicaEntry | ClientEntry")
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
 
 
 class ModelEntry(_Section):
@@ -175,7 +175,7 @@ class ClientEntry(_Section):
 class RosterEntry(_Section):
     """The first roster: all clients of the file, in the order of their keys."""
 
-    number: Literal[0] = 0
+    number: Annotated[int, Field(ge=0, le=0)] = 0
     start_epoch: Epoch = 1
     signature: SignatureBytes
 
@@ -189,7 +189,7 @@ class Deployment(_Section):
     signed under this digest, change).
     """
 
-    format: Literal[1]
+    format: Annotated[int, Field(ge=FORMAT, le=FORMAT)]
     name: Name
     nonce: Nonce
     """Random, so that two deployments with the same keys never accept each other's signatures."""
@@ -258,7 +258,7 @@ class Deployment(_Section):
         except (tomllib.TOMLDecodeError, RecursionError) as error:
             raise ConfigurationError(f"{source}: not valid TOML: {error}; correct that line") from None
         found = content.get("format")
-        if found is not None and found != FORMAT:
+        if found is not None and (type(found) is not int or found != FORMAT):
             raise ConfigurationError(
                 f"{source}: format {found!r} is not known to this version of asyncfl, which reads format "
                 f"{FORMAT}; use the version that wrote the file, or make a new one with `asyncfl init`"

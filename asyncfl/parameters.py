@@ -59,7 +59,7 @@ class Segment:
 class Parameters(BaseModel):
     """Everything of protocol section 10, checked together. All norms are L2."""
 
-    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
 
     replicas: int = Field(default=4, ge=1)
     byzantine: int = Field(default=1, ge=0)
