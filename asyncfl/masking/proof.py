@@ -13,6 +13,7 @@ Only 32 combinations of check-block *errors* are shown, nothing of the payload.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Final
 
 import numpy as np
@@ -44,8 +45,9 @@ def projection_matrix(core: ManifestCore) -> Tensor:
     return torch.from_numpy(values).view(PROJECTIONS, size)
 
 
+@lru_cache(maxsize=8)
 def check_spectra(deployment: bytes, ring: Preset) -> Tensor:
-    """Spectra of the check polynomials, [32, K, N/32] float64."""
+    """Spectra of the check polynomials, [32, K, N/32] float64. Cached."""
     batches = public_polynomials(deployment, "check", CHECK_BLOCKS, ring.degree, ring.modulus, CPU)
     return torch.cat([batch.to(torch.float64) for batch in batches], dim=1)
 

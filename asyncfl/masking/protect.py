@@ -137,8 +137,9 @@ def _attempt(
     stages.mark("share")
     words = torch.empty((blocks + CHECK_BLOCKS, BITS, degree // ROWS), dtype=torch.int32)
     _mask_payload(words[:blocks], image, sharing[0], federation, device, stream, stages)
-    check_upload, check_images = _mask_check_blocks(words[blocks:], sharing, federation, stream)
+    check_upload, check_images = _mask_check_blocks(sharing, federation, stream)
     stages.mark("mask")
+    pack(to_lanes(check_upload, degree).to(torch.int32), out=words[blocks:])
     payload = to_bytes(words)
     upload = content_digest(payload)
     stages.mark("pack")
@@ -195,15 +196,16 @@ def _mask_payload(
     workspace = engine.workspace(size)
     # Packing has many short operations: it runs on stripes of several batches.
     stripe = torch.empty((ROWS, size * _STRIPE, engine.columns), dtype=torch.int32, device=device)
+    drawn = torch.empty(size * ring.degree, dtype=torch.float32)
     stages.mark("mask")
     for number, spectra in enumerate(public):
         first, place = number * size, number % _STRIPE * size
         last, end = first + spectra.shape[1], place + spectra.shape[1]
-        noise = gaussian.sample(stream, spectra.numel()).to(device)
+        noisy = gaussian.sample(stream, spectra.numel(), drawn[: spectra.numel()]).to(device)
+        noisy.add_(image[first * ring.degree : last * ring.degree])
         stages.mark("noise")
-        noise.add_(image[first * ring.degree : last * ring.degree])
         masked = engine.multiply_add(
-            spectra, multiplier, to_lanes(noise, ring.degree), workspace, reduce=residues_
+            spectra, multiplier, to_lanes(noisy, ring.degree), workspace, reduce=residues_
         )
         stripe[:, place:end].copy_(masked)
         stages.mark("mask")
@@ -213,18 +215,12 @@ def _mask_payload(
 
 
 def _mask_check_blocks(
-    words: Tensor, sharing: Tensor, federation: Federation, stream: SecretStream
+    sharing: Tensor, federation: Federation, stream: SecretStream
 ) -> tuple[Tensor, Tensor]:
-    """Write the check blocks of y, packed, to `words` [K, 23, C].
-
-    Returns them as a vector [K*N], and A_check f_k [n-2t, K*N] for every coefficient f_k of the sharing.
-    """
-    ring = federation.parameters.ring
+    """The check blocks of y as residues [K*N], and A_check f_k [n-2t, K*N] for every coefficient f_k of the sharing."""
     images = check_products(sharing, federation)
     errors = Gaussian.of(ERROR_SIGMA).sample(stream, images.shape[1])
-    upload = residues_(images[0] + errors, ring.modulus)
-    pack(to_lanes(upload, ring.degree).to(torch.int32), out=words)
-    return upload, images
+    return residues_(images[0] + errors, federation.parameters.modulus), images
 
 
 def _shares(

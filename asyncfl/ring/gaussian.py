@@ -67,9 +67,12 @@ class Gaussian:
         """The sampler for `sigma` in [1, 1e6]."""
         return Gaussian(sigma)
 
-    def sample(self, stream: SecretStream, count: int) -> Tensor:
-        """`count` independent samples, as integral float32 on the CPU: at most 15 sigma, below 2^24, so exact."""
-        samples = self._narrow.sample(stream, count)
+    def sample(self, stream: SecretStream, count: int, out: Tensor | None = None) -> Tensor:
+        """`count` independent samples, integral float32 [count] on the CPU (in the contiguous `out` if given).
+
+        None is larger than 15 sigma, hence below 2^24: all are exact.
+        """
+        samples = self._narrow.sample(stream, count, out)
         if self.stretch > 1:
             samples.add_(self._wide.sample(stream, count), alpha=self.stretch)
         return samples
@@ -91,9 +94,9 @@ class _Table:
         outcomes[self._below != self._reach] = np.nan
         self._outcomes = torch.from_numpy(outcomes)
 
-    def sample(self, stream: SecretStream, count: int) -> Tensor:
+    def sample(self, stream: SecretStream, count: int, out: Tensor | None = None) -> Tensor:
         drawn = np.frombuffer(stream.take(2 * count), dtype="<u2").astype(np.int32)
-        samples = torch.index_select(self._outcomes, 0, torch.from_numpy(drawn))
+        samples = torch.index_select(self._outcomes, 0, torch.from_numpy(drawn), out=out)
         values = samples.numpy()
         undecided = np.flatnonzero(np.isnan(values))
         if len(undecided):
