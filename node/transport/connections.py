@@ -8,9 +8,10 @@ counts every byte of a connection until `admit` and drops it beyond the limit.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import Counter
 from functools import partial
-from typing import Any, cast
+from typing import Any, Final, cast
 
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.asyncio.connection import Connection
@@ -19,8 +20,16 @@ from websockets.asyncio.server import ServerConnection
 from asyncfl.channel import MAX_FRAME_BYTES
 from node.transport.limits import Limits
 
-FIRST_FRAMES_BYTES = 512
+FIRST_FRAMES_BYTES: Final = 512
 """Largest WebSocket message before the handshake is complete."""
+UNREAD_BYTES: Final = 4 * MAX_FRAME_BYTES
+"""Our writer keeps the buffer below two frames. Answers to pings, which `websockets` sends by itself, do not
+wait for room: a peer that pings without reading is cut at this size."""
+
+# What it would say about strangers' failures, with tracebacks, is said by our own log in a line.
+_silent = logging.getLogger("asyncfl.websockets")
+_silent.addHandler(logging.NullHandler())
+_silent.propagate = False
 
 
 class Gate:
@@ -81,6 +90,8 @@ class Guarded(Connection):
                 self.drop()
                 return
         super().data_received(data)
+        if self.transport.get_write_buffer_size() > UNREAD_BYTES:
+            self.drop()
 
     def admit(self) -> None:
         """The peer is authenticated: let whole frames through."""
@@ -147,6 +158,7 @@ def common_settings(limits: Limits) -> dict[str, Any]:
     """Settings for both sides. The keep-alive of `websockets` is off: a full write buffer stops it."""
     return {
         "compression": None,
+        "logger": _silent,
         "ping_interval": None,
         "close_timeout": limits.close_s,
         "max_size": FIRST_FRAMES_BYTES,

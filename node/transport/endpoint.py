@@ -154,6 +154,7 @@ class Endpoint:
             link.stop("this side is shutting down", CloseCode.GOING_AWAY)
         for link in links:
             await link.ended.wait()  # no longer than `close_s`, and all at the same time
+            await link.fetches.wait_closed()
         dialling = [task for task in self._tasks if not task.done()]
         for task in dialling:
             task.cancel()
@@ -217,6 +218,10 @@ class Endpoint:
             log.info("handshake_refused", address=websocket.address, reason=str(error))
             websocket.drop()
             return
+        except Exception:
+            log.exception("handshake_failed", address=websocket.address, reason="a bug on this side")
+            websocket.drop()
+            return
         await self._carry(websocket, channel, initiated=False)
 
     async def _keep_dialling(self, peer: bytes, url: str) -> None:
@@ -233,8 +238,10 @@ class Endpoint:
                 except BaseException:
                     connection.drop()
                     raise
-            except (OSError, TimeoutError, WebSocketException, HandshakeError) as error:
+            except Exception as error:
                 reason = f"{type(error).__name__}: {error}"
+                if not isinstance(error, OSError | TimeoutError | WebSocketException | HandshakeError):
+                    log.exception("dial_failed", peer=peer.hex()[:16], reason="a bug on this side")
                 wait = backoff.next()
                 # The same failure again is news to nobody.
                 (log.debug if reason == said else log.warning)(

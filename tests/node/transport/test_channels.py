@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from contextlib import suppress
 from typing import Any
 
@@ -338,5 +337,30 @@ def test_waits_between_dials_grow_and_are_jittered_and_start_fast() -> None:
     assert sum(seen[1]) < sum(seen[2]) < sum(seen[3])
 
 
-def test_the_transport_does_not_log_through_the_root_logger() -> None:
-    assert logging.getLogger("websockets.server").getEffectiveLevel() >= logging.WARNING
+async def test_a_peer_that_pings_without_reading_is_cut_before_answers_pile_up(net: Any) -> None:
+    server = await net.node("server", silence_s=30.0, stalled_write_s=30.0)
+    connection, _ = await net.impostor(server, Identity.generate())
+    peer = (await server.wait_for("connected"))[1]
+    at_server = server.endpoint._links[peer].connection.transport
+    connection.transport.pause_reading()
+    largest = 0
+    ping = b"\x89\xfd" + bytes(4) + bytes(125)
+    while server.endpoint.peers and not connection.transport.is_closing() and largest < 64 << 20:
+        connection.transport.write(ping * 2000)
+        largest = max(largest, at_server.get_write_buffer_size())
+        await asyncio.sleep(0)
+    assert (await server.wait_for("disconnected"))[1] == peer
+    assert largest < 16 << 20
+
+
+async def test_strangers_leave_one_line_in_our_log_and_no_traceback(
+    net: Any, caplog: Any, capsys: Any
+) -> None:
+    server = await net.node("server")
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.endpoint.port)
+    writer.write(b"SSH-2.0-OpenSSH_9.0\r\n\r\n")
+    with suppress(ConnectionResetError):
+        await asyncio.wait_for(reader.read(), 2)
+    writer.close()
+    assert caplog.records == []
+    assert "Traceback" not in capsys.readouterr().err
