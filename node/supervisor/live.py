@@ -146,10 +146,13 @@ def _headline(record: Record) -> Table:
 
 def _replicas(snapshot: Snapshot) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    for heading in ("replica", "state"):
-        table.add_column(heading, min_width=11)
-    for heading in ("entries", "epoch", "replicas", "clients", "waiting", "received", "sent"):
-        table.add_column(heading, justify="right", min_width=8)
+    # Wide enough for anything, so that the page does not move about.
+    for heading, width in {"replica": 11, "state": 13}.items():
+        table.add_column(heading, min_width=width, no_wrap=True)
+    for heading in ("entries", "epoch", "replicas", "clients", "waiting"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for heading in ("received", "sent"):
+        table.add_column(heading, justify="right", min_width=8, no_wrap=True)
     for replica in snapshot.replicas:
         style = COLOURS[replica.phase]
         known = replica.answers
