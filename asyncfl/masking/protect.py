@@ -31,6 +31,7 @@ from asyncfl.parameters import CHECK_BLOCKS, ERROR_SIGMA
 from asyncfl.ring import (
     Gaussian,
     SecretStream,
+    Source,
     centre_,
     pack,
     public_polynomials,
@@ -190,18 +191,17 @@ def _mask_payload(
     ring, blocks = federation.parameters.ring, len(words)
     engine = transform(ring.degree, ring.modulus, device)
     public = public_polynomials(federation.digest, "payload", blocks, ring.degree, ring.modulus, device)
-    gaussian = Gaussian.of(federation.parameters.payload_sigma)
     multiplier = engine.multiplier(to_lanes(secret.to(device), ring.degree))
     size = public[0].shape[1]
     workspace = engine.workspace(size)
     # Packing has many short operations: it runs on stripes of several batches.
     stripe = torch.empty((ROWS, size * _STRIPE, engine.columns), dtype=torch.int32, device=device)
-    drawn = torch.empty(size * ring.degree, dtype=torch.float32)
+    noise = Source(Gaussian.of(federation.parameters.payload_sigma), stream, size * ring.degree)
     stages.mark("mask")
     for number, spectra in enumerate(public):
         first, place = number * size, number % _STRIPE * size
         last, end = first + spectra.shape[1], place + spectra.shape[1]
-        noisy = gaussian.sample(stream, spectra.numel(), drawn[: spectra.numel()]).to(device)
+        noisy = noise.draw(spectra.numel()).to(device)
         noisy.add_(image[first * ring.degree : last * ring.degree])
         stages.mark("noise")
         masked = engine.multiply_add(

@@ -5,7 +5,7 @@ Tensors are held in *lane form*: `[32, B, N/32]`, where coefficient i of block b
 work on contiguous memory, for any number of blocks B.
 """
 
-from asyncfl.ring.gaussian import Gaussian
+from asyncfl.ring.gaussian import Gaussian, Source
 from asyncfl.ring.packing import pack, packed_bytes, unpack
 from asyncfl.ring.public import public_polynomials
 from asyncfl.ring.stream import SecretStream
@@ -25,6 +25,7 @@ __all__ = [
     "Gaussian",
     "Multiplier",
     "SecretStream",
+    "Source",
     "Transform",
     "Workspace",
     "batch_blocks",

@@ -12,6 +12,7 @@ Which sample takes how many bits is public in time, and nothing else is: table l
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from decimal import Decimal, localcontext
 from functools import lru_cache
 from math import ceil, log, pi, sqrt
@@ -47,10 +48,10 @@ class Gaussian:
         self.sigma = sigma
         if sigma <= SMALL_SIGMA:
             self.stretch = 1
-            self._narrow = self._wide = _Table(Decimal(sigma))
+            self.narrow = self.wide = _Table(Decimal(sigma))
         else:
             self.stretch, narrow, wide = self.split(sigma)
-            self._narrow, self._wide = _Table(narrow), _Table(wide)
+            self.narrow, self.wide = _Table(narrow), _Table(wide)
 
     @staticmethod
     def split(sigma: float) -> tuple[int, Decimal, Decimal]:
@@ -67,14 +68,31 @@ class Gaussian:
         """The sampler for `sigma` in [1, 1e6]."""
         return Gaussian(sigma)
 
-    def sample(self, stream: SecretStream, count: int, out: Tensor | None = None) -> Tensor:
-        """`count` independent samples, integral float32 [count] on the CPU (in the contiguous `out` if given).
+    def sample(self, stream: SecretStream, count: int) -> Tensor:
+        """`count` independent samples, integral float32 [count] on the CPU.
 
         None is larger than 15 sigma, hence below 2^24: all are exact.
         """
-        samples = self._narrow.sample(stream, count, out)
-        if self.stretch > 1:
-            samples.add_(self._wide.sample(stream, count), alpha=self.stretch)
+        return Source(self, stream, count).draw(count)
+
+
+class Source:
+    """Samples of one Gaussian from one stream, in memory that the next draw uses again."""
+
+    __slots__ = ("_gaussian", "_indices", "_samples", "_stream")
+
+    def __init__(self, gaussian: Gaussian, stream: SecretStream, size: int) -> None:
+        self._gaussian, self._stream = gaussian, stream
+        self._indices = np.empty(size, dtype=np.int32)
+        self._samples = torch.empty((2, size), dtype=torch.float32)
+
+    def draw(self, count: int) -> Tensor:
+        """`count` fresh samples (at most `size`), valid until the next draw; otherwise as `Gaussian.sample`."""
+        gaussian, indices = self._gaussian, self._indices[:count]
+        samples = gaussian.narrow.sample(self._stream, indices, self._samples[0, :count])
+        if gaussian.stretch > 1:
+            wide = gaussian.wide.sample(self._stream, indices, self._samples[1, :count])
+            samples.add_(wide, alpha=gaussian.stretch)
         return samples
 
 
@@ -86,6 +104,7 @@ class _Table:
         self._lowest = -(len(boundaries) // 2)
         high = np.array([boundary >> _REFINING_BITS for boundary in boundaries], dtype=np.int64)
         self._low = np.array([boundary & ((1 << _REFINING_BITS) - 1) for boundary in boundaries], dtype=np.uint64)
+        self._boundaries: list[int] = self._low.tolist()
         buckets = np.arange(1 << _TABLE_BITS)
         # Of the boundaries, `below` lie under the bucket for certain; those up to `reach` lie inside it.
         self._below = np.searchsorted(high, buckets, side="left")
@@ -94,26 +113,26 @@ class _Table:
         outcomes[self._below != self._reach] = np.nan
         self._outcomes = torch.from_numpy(outcomes)
 
-    def sample(self, stream: SecretStream, count: int, out: Tensor | None = None) -> Tensor:
-        drawn = np.frombuffer(stream.take(2 * count), dtype="<u2").astype(np.int32)
-        samples = torch.index_select(self._outcomes, 0, torch.from_numpy(drawn), out=out)
-        values = samples.numpy()
+    def sample(self, stream: SecretStream, indices: npt.NDArray[np.int32], out: Tensor) -> Tensor:
+        """Fill the contiguous `out`; `indices` is scratch of the same length."""
+        np.copyto(indices, np.frombuffer(stream.take(2 * len(indices)), dtype="<u2"))
+        torch.index_select(self._outcomes, 0, torch.from_numpy(indices), out=out)
+        values = out.numpy()
         undecided = np.flatnonzero(np.isnan(values))
         if len(undecided):
-            values[undecided] = self._refine(stream, drawn[undecided])
-        return samples
+            values[undecided] = self._refine(stream, indices[undecided])
+        return out
 
     def _refine(self, stream: SecretStream, buckets: npt.NDArray[np.int32]) -> npt.NDArray[np.int64]:
-        """Outcomes of samples in undecided buckets: bisection among the boundaries inside each bucket."""
+        """Outcomes of samples in undecided buckets, by comparison with the boundaries inside each bucket."""
         bits = np.frombuffer(stream.take(8 * len(buckets)), dtype="<u8")
         first, last = self._below[buckets], self._reach[buckets]
-        active = np.arange(len(buckets))
-        while len(active):
-            middle = (first[active] + last[active]) // 2
-            above = bits[active] >= self._low[middle]
-            first[active] = np.where(above, middle + 1, first[active])
-            last[active] = np.where(above, last[active], middle)
-            active = active[first[active] < last[active]]
+        passed = bits >= self._low[first]
+        # Nearly all of these buckets hold one boundary; the few with several, in the tails, are searched one by one.
+        several = np.flatnonzero(passed & (last - first > 1))
+        first += passed
+        for place in several:
+            first[place] = bisect_right(self._boundaries, int(bits[place]), int(first[place]), int(last[place]))
         return first + self._lowest
 
 

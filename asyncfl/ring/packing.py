@@ -28,11 +28,14 @@ def packed_bytes(blocks: int, degree: int) -> int:
 
 
 def pack(lanes: Tensor, out: Tensor | None = None) -> Tensor:
-    """Words [B, 23, C] (int32) of residues [32, B, C] (int32, in [0, q)); `out` may be a view."""
+    """Words [B, 23, C] (int32) of residues [32, B, C] (int32, in [0, q)), into the view `out` if given."""
     coefficients = lanes.unbind(0)
-    words = torch.empty((BITS, *lanes.shape[1:]), dtype=torch.int32, device=lanes.device)
-    part = torch.empty_like(coefficients[0])
-    for index, word in enumerate(words.unbind(0)):
+    if out is None:
+        blocks, columns = lanes.shape[1:]
+        out = torch.empty((blocks, BITS, columns), dtype=torch.int32, device=lanes.device)
+    word = torch.empty(lanes.shape[1:], dtype=torch.int32, device=lanes.device)
+    part = torch.empty_like(word)
+    for index, stored in enumerate(out.unbind(1)):
         first = index * _WORD // BITS
         last = min(((index + 1) * _WORD - 1) // BITS, ROWS - 1)
         for position in range(first, last + 1):
@@ -44,8 +47,9 @@ def pack(lanes: Tensor, out: Tensor | None = None) -> Tensor:
                 torch.bitwise_right_shift(coefficients[position], -shift, out=target)
             if position != first:
                 word.bitwise_or_(part)
-    ordered = words.permute(1, 0, 2)
-    return ordered.contiguous() if out is None else out.copy_(ordered)
+        # Joined in contiguous memory first: only finished words go to their place in each block.
+        stored.copy_(word)
+    return out
 
 
 def unpack(data: bytes | memoryview, degree: int, modulus: int, device: torch.device) -> Tensor:

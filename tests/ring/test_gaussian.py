@@ -64,7 +64,7 @@ def test_numbers_on_both_sides_of_every_boundary_fall_to_the_right_outcome(sigma
 
 def test_a_bucket_without_a_boundary_needs_no_further_bits() -> None:
     sampler = Gaussian.of(4.5)
-    decided = int(np.flatnonzero(sampler._narrow._below == sampler._narrow._reach)[0])
+    decided = int(np.flatnonzero(sampler.narrow._below == sampler.narrow._reach)[0])
     sampler.sample(Scripted(decided.to_bytes(2, "little")), 1)  # the script holds no more
 
 
