@@ -318,7 +318,7 @@ async def test_a_peer_that_sends_without_pause_does_not_keep_others_waiting(net:
         slowest = max(slowest, loop.time() - since)
     task.cancel()
     await asyncio.wait([task])
-    assert slowest < 1.0
+    assert slowest < 3.0
 
 
 def test_waits_between_dials_grow_and_are_jittered_and_start_fast() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import time
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from asyncfl.digest import content_digest
 from asyncfl.identity import Identity
 from asyncfl.messages import CHUNK_BYTES, Chunk, Missing, Pull, Wait, decode_message, encode_message
 from asyncfl.wire import Wire
+from node import blobs
 
 HELLO = Wait(epoch=1, reason="hello")
 
@@ -309,9 +311,6 @@ async def test_more_requests_than_a_peer_may_have_open_are_dropped(net: Any) -> 
 async def test_a_disk_that_is_behind_stops_the_sender_not_the_event_loop(
     net: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import time
-
-    from node import blobs
 
     server, client = await net.pair(unwritten_chunks=3)
     data = content(8) * (1 << 20)
@@ -340,8 +339,6 @@ async def test_a_disk_that_is_behind_stops_the_sender_not_the_event_loop(
 async def test_a_full_disk_fails_the_fetch_with_the_remedy_and_leaves_nothing(
     net: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from node import blobs
-
     server, client = await net.pair()
     digest = await server.store(content(1000))
     write = blobs._write_all
@@ -387,3 +384,27 @@ async def test_a_replacing_channel_resumes_what_the_replaced_one_had(net: Any) -
     await new.send(Chunk(blob=digest, offset=CHUNK_BYTES, data=data[CHUNK_BYTES:]))
     await server.wait_for("fetched")
     assert await server.load(digest) == data
+
+
+async def test_the_event_loop_is_never_busy_for_long_while_uploads_arrive(net: Any) -> None:
+    """Counted in processor time of the loop's own thread, so that a busy machine does not matter."""
+    server, client = await net.pair()
+    size = 1_000_000 * 23 // 8
+    digests = [await client.store(content(size, number)) for number in range(4)]
+    longest, watching = 0.0, True
+
+    async def watch() -> None:
+        nonlocal longest
+        while watching:
+            since = time.thread_time()
+            await asyncio.sleep(0)
+            longest = max(longest, time.thread_time() - since)
+
+    watcher = asyncio.create_task(watch())
+    for digest in digests:
+        server.endpoint.fetch(client.key, digest, size)
+    for _ in digests:
+        await server.wait_for("fetched")
+    watching = False
+    await watcher
+    assert 0 < longest < 0.05
