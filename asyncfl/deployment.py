@@ -212,17 +212,20 @@ class Deployment(_Section):
         operator: Identity,
         parameters: Parameters,
         model: ModelEntry,
-        task: TaskEntry,
-        training: TrainingEntry,
-        replicas: Sequence[ReplicaEntry],
+        task: Mapping[str, Any],
+        training: Mapping[str, Any],
+        replicas: Mapping[str, tuple[str, bytes]],
         clients: Mapping[str, bytes],
         source: str = "deployment.toml",
     ) -> Self:
-        """A new deployment, signed by `operator`. `clients` maps names to public keys, in order.
+        """A new deployment, signed by `operator`.
+
+        `task` and `training` are the keys of these sections; `replicas` maps names to URL and public key,
+        `clients` names to public keys, both in order.
 
         Raises `ConfigurationError` like `parse`.
         """
-        named = _digest(nonce, operator.public, parameters, [entry.key for entry in replicas], model)
+        named = _digest(nonce, operator.public, parameters, [key for _, key in replicas.values()], model)
         roster = Roster(number=0, start_epoch=1, members=tuple(sorted(clients.values())))
         content = {
             "format": FORMAT,
@@ -231,10 +234,10 @@ class Deployment(_Section):
             "operator": operator.public,
             "parameters": parameters,
             "model": model,
-            "task": task,
-            "training": training,
+            "task": dict(task),
+            "training": dict(training),
             "roster": {"signature": operator.sign(ROSTER, named, roster.digest)},
-            "replicas": list(replicas),
+            "replicas": [{"name": name, "url": url, "key": key} for name, (url, key) in replicas.items()],
             "clients": [
                 {
                     "name": client,

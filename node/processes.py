@@ -169,8 +169,12 @@ class _Node:
         self.storage = Storage.open(database, owner=files.deployment.digest + identity.public)
         process.opened.append(self.storage)
         self.blobs = BlobStore(blobs)
+        made = machine(self.storage.load())
+        referenced = made.referenced_blobs()
+        for digest in [digest for digest in self.blobs.digests() if digest not in referenced]:
+            self.blobs.delete(digest)
         self.runtime = Runtime(
-            machine(self.storage.load()),
+            made,
             name=name,
             role=role,
             storage=self.storage,

@@ -28,7 +28,7 @@ _TABLE: Final = (
     'CREATE TABLE "{}" (key BLOB PRIMARY KEY, value BLOB NOT NULL, checksum INTEGER NOT NULL) WITHOUT ROWID'
 )
 _FIRST_TABLES: Final = (
-    "meta", "manifests", "shares", "seen", "locks", "locked_uploads", "groups", "items", "attestations",
+    "meta", "manifests", "shares", "seen", "locks", "groups", "items",
     "models", "epochs", "privacy",
 )  # fmt: skip
 MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (

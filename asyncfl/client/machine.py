@@ -238,6 +238,10 @@ class Client:
             self._ask_again(reason)
         return self._take()
 
+    def referenced_blobs(self) -> set[bytes]:
+        """Every blob that the durable state refers to; the shell may delete others before `start`."""
+        return {self.upload.core.upload} if self.upload is not None else set()
+
     def status(self, now: float) -> dict[str, Any]:
         """Plain values for status pages."""
         self.now = now
@@ -388,7 +392,7 @@ class Client:
     def _trained(self, result: Trained) -> None:
         assert self._task is not None
         self.upload, self.state, self._refused = result.manifest, State.UPLOADING, set()
-        event = pack((self.epoch, self.parameters.noise_multiplier, self.parameters.min_group, self.now))
+        event = pack((self.epoch, self.parameters.noise_multiplier, self.parameters.min_group))
         self._effects.append(
             Persist(
                 (

@@ -139,7 +139,7 @@ def _attempt(
     words = torch.empty((blocks + CHECK_BLOCKS, BITS, degree // ROWS), dtype=torch.int32)
     _mask_payload(words[:blocks], image, sharing[0], federation, device, stream, stages)
     check_upload, check_images = _mask_check_blocks(sharing, federation, stream)
-    stages.mark("mask")
+    stages.mark("prove")
     pack(to_lanes(check_upload, degree).to(torch.int32), out=words[blocks:])
     payload = to_bytes(words)
     upload = content_digest(payload)

@@ -241,6 +241,11 @@ class Replica:
         self.context.notify("fetch_failed", "debug", blob=digest.hex()[:12], reason=reason)
         return self._settle()
 
+    def referenced_blobs(self) -> set[bytes]:
+        """Every blob that the durable state refers to; the shell may delete others before `start`."""
+        uploads = {record.manifest.core.upload for record in self.uploads.records.values()}
+        return uploads | {record.item.opened for record in self.items.records.values()}
+
     def status(self, now: float) -> dict[str, Any]:
         """Plain values for status pages; see `asyncfl.replica.status`."""
         self.context.now = now

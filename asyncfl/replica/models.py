@@ -155,7 +155,8 @@ class Models:
             if record is self.latest or record is self.pinned or not record.model:
                 continue
             del self.records[version]
-            if all(other.model != record.model for other in self.records.values()):
+            # A fold under way may yield the same bytes: then the blob stays, until the next restart at most.
+            if all(other.model not in (b"", record.model) for other in self.records.values()):
                 self.context.delete_blob(record.model)
 
     # pinning
