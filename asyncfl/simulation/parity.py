@@ -27,13 +27,13 @@ JITTER = 0.2
 SECONDS_PER_EPOCH = 60.0
 """Virtual time after which a run that is not over is given up: an epoch takes two or three seconds."""
 QUIET_SECONDS = 15.0
-"""A run is over when all clients are done and no replica's ledger has grown for so long: an upload of the last
-epochs that missed its group finds no later one to ride on."""
+"""A run is over when all clients are done and no replica's ledger has grown for so long: an upload of the
+last epochs that missed its group finds no later one to ride on."""
 
 
 @dataclass(frozen=True)
 class Recorder:
-    """Passes a training on and keeps its update, which no replica ever sees: float32 [d] by (client, epoch)."""
+    """Passes a training on and keeps its update, float32 [d] by (client, epoch), which no replica sees."""
 
     trainer: Trainer
     client: int
