@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from pydantic import ValidationError
 
-from asyncfl.deployment import NONCE_BYTES, Deployment, ModelEntry, ReplicaEntry, TaskEntry, TrainingEntry
+from asyncfl.deployment import NONCE_BYTES, Deployment, ModelEntry
 from asyncfl.digest import content_digest
 from asyncfl.errors import ConfigurationError, ParameterError, StorageError
 from asyncfl.identity import Identity
@@ -89,9 +89,9 @@ def create_deployment(root: Path, wanted: NewDeployment) -> DeploymentDirectory:
             weights=workbench.layout.weights,
             buffers=workbench.layout.buffers,
         ),
-        task=TaskEntry(factory=wanted.task, seed=wanted.seed, options=dict(wanted.task_options)),
-        training=TrainingEntry(**{**task_defaults(wanted.task).settings.model_dump(), **wanted.training}),
-        replicas=[ReplicaEntry(name=name, url=urls[name], key=keys[name]) for name in replica_names],
+        task={"factory": wanted.task, "seed": wanted.seed, "options": dict(wanted.task_options)},
+        training={**task_defaults(wanted.task).settings.model_dump(), **wanted.training},
+        replicas={name: (urls[name], keys[name]) for name in replica_names},
         clients={name: keys[name] for name in client_names},
     )
     try:

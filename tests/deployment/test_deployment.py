@@ -9,9 +9,6 @@ from hypothesis import strategies as st
 from asyncfl.deployment import (
     Deployment,
     ModelEntry,
-    ReplicaEntry,
-    TaskEntry,
-    TrainingEntry,
     enrolment_body,
     is_name,
 )
@@ -35,12 +32,9 @@ def make(**changes: object) -> Deployment:
         "operator": OPERATOR,
         "parameters": Parameters.for_clients(len(clients), cell_size=3),
         "model": ModelEntry(digest=digest("model"), weights=10, buffers=3),
-        "task": TaskEntry(factory="digits", seed=7, options={"partition": "dirichlet", "alpha": 0.3}),
-        "training": TrainingEntry(learning_rate=0.1, local_steps=20, batch_size=16),
-        "replicas": [
-            ReplicaEntry(name=f"replica-{i}", url=f"ws://127.0.0.1:{7000 + i}", key=key(f"replica-{i}"))
-            for i in range(4)
-        ],
+        "task": {"factory": "digits", "seed": 7, "options": {"partition": "dirichlet", "alpha": 0.3}},
+        "training": {"learning_rate": 0.1, "local_steps": 20, "batch_size": 16},
+        "replicas": {f"replica-{i}": (f"ws://127.0.0.1:{7000 + i}", key(f"replica-{i}")) for i in range(4)},
         "clients": clients,
         **changes,
     }
@@ -96,8 +90,8 @@ def test_operator_signs_every_enrolment_and_the_roster_under_the_digest() -> Non
     "change",
     [
         {"name": "other"},
-        {"task": TaskEntry(factory="other:task")},
-        {"training": TrainingEntry(learning_rate=0.5)},
+        {"task": {"factory": "other:task"}},
+        {"training": {"learning_rate": 0.5}},
         {"clients": {f"hospital-{i}": key(f"hospital-{i}") for i in range(6)}},
     ],
     ids=["name", "task", "training", "clients"],
@@ -115,12 +109,7 @@ def test_digest_leaves_out_what_safety_does_not_depend_on(change: dict[str, obje
         {"parameters": Parameters.for_clients(6, cell_size=3, window=3)},
         {"model": ModelEntry(digest=digest("another"), weights=10, buffers=3)},
         {"model": ModelEntry(digest=digest("model"), weights=11, buffers=2)},
-        {
-            "replicas": [
-                ReplicaEntry(name=f"replica-{i}", url=f"ws://h:{7000 + i}", key=key(f"replica-{3 - i}"))
-                for i in range(4)
-            ]
-        },
+        {"replicas": {f"replica-{i}": (f"ws://h:{7000 + i}", key(f"replica-{3 - i}")) for i in range(4)}},
     ],
     ids=["nonce", "operator", "clip", "window", "model", "split", "replica order"],
 )
