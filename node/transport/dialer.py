@@ -12,9 +12,8 @@ _RANDOM = SystemRandom()
 class Backoff:
     """Waits between attempts to reach one peer."""
 
-    def __init__(self, limits: Limits, random: SystemRandom = _RANDOM) -> None:
+    def __init__(self, limits: Limits) -> None:
         self._limits = limits
-        self._random = random
         self._attempt = 0
 
     def reset(self) -> None:
@@ -28,4 +27,4 @@ class Backoff:
         if self._attempt:
             bound = min(limits.retry_cap_s, limits.retry_base_s * 2 ** min(self._attempt, 30))
         self._attempt += 1
-        return self._random.uniform(0, bound)
+        return _RANDOM.uniform(0, bound)

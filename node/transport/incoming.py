@@ -130,12 +130,11 @@ class Fetches:
         if part[: len(_CHUNK_START)] != _CHUNK_START:
             return False
         digest = bytes(part[len(_CHUNK_START) : len(_CHUNK_START) + DIGEST_BYTES])
-        fetch = self._asked.get(digest)
-        if fetch is None:
+        fetch, allowance = self._asked.get(digest), self._allowances.get(digest)
+        if fetch is None or allowance is None:
             return False
         size = min(CHUNK_BYTES, fetch.size - fetch.expected)
         head = chunk_head(digest, fetch.expected, size)
-        allowance = self._allowances[digest]
         if len(part) != len(head) + size or part[: len(head)] != head or not 0 < size <= allowance.bytes:
             return False
         allowance.bytes -= size

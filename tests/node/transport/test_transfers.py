@@ -12,7 +12,17 @@ import pytest
 
 from asyncfl.digest import content_digest
 from asyncfl.identity import Identity
-from asyncfl.messages import CHUNK_BYTES, Chunk, Missing, Pull, Wait, decode_message, encode_message
+from asyncfl.messages import (
+    CHUNK_BYTES,
+    Chunk,
+    Missing,
+    Pull,
+    Row,
+    View,
+    Wait,
+    decode_message,
+    encode_message,
+)
 from asyncfl.wire import Wire
 from node import blobs
 
@@ -210,6 +220,47 @@ async def test_chunks_other_than_those_asked_for_close_the_channel(net: Any, wro
     assert bystander.endpoint.send(server.key, HELLO)
     await server.wait_for("message")
     assert bystander.log == [("connected", server.key)]
+
+
+async def test_a_chunk_after_missing_closes_the_channel(net: Any) -> None:
+    server = await net.node("server")
+    peer = await impostor(net, server)
+    server.endpoint.fetch(peer.key, b"b" * 32, 1000)
+    await peer.pull()
+    await peer.send(Missing(blob=b"b" * 32), Chunk(blob=b"b" * 32, offset=0, data=bytes(1000)))
+    assert "not asked for" in (await server.wait_for("disconnected"))[2]
+    assert server.endpoint.counters.malformed == 1
+
+
+async def test_more_than_was_asked_for_closes_the_channel_also_when_nobody_waits_any_more(net: Any) -> None:
+    server = await net.node("server", progress_s=0.2)
+    peer = await impostor(net, server)
+    server.endpoint.fetch(peer.key, b"b" * 32, 1000)
+    await peer.pull()
+    await server.wait_for("fetch_failed")
+    await peer.send(*[Chunk(blob=b"b" * 32, offset=0, data=bytes(500))] * 2, HELLO)
+    await server.wait_for("message")
+    await peer.send(Chunk(blob=b"b" * 32, offset=0, data=b"x"))
+    assert "more of blob" in (await server.wait_for("disconnected"))[2]
+
+
+async def test_large_control_messages_and_chunks_share_the_channel_without_overfilling_a_frame(
+    net: Any,
+) -> None:
+    server, client = await net.pair()
+    data = content(8) * (1 << 20)
+    digest = await server.store(data)
+    row = Row(epoch=1, items=(bytes(32),) * 4096)
+    large = View(base=bytes(32), base_epoch=0, entries=0, rows=(row,) * 7, pinned=False)
+    client.endpoint.fetch(server.key, digest, len(data))
+    for _ in range(12):
+        assert server.endpoint.send(client.key, large)
+        await asyncio.sleep(0.005)
+    await client.wait_for("fetched")
+    async with asyncio.timeout(5):
+        while len(client.messages) < 12:
+            await client.wait_for("message")
+    assert [event[0] for event in client.log].count("disconnected") == 0
 
 
 async def test_chunks_from_a_peer_that_was_not_asked_close_its_channel_only(net: Any) -> None:
