@@ -27,9 +27,12 @@ from asyncfl.ring import (
     unpack,
 )
 from asyncfl.ring.packing import to_bytes
+from asyncfl.ring.transform import ROWS
 
 _PROBE: Final = 64
 """Coordinates that are looked at first: a wrong combination passes them with probability at most 4^-64."""
+_STRIPE: Final = 8
+"""Batches of blocks that are unpacked together: unpacking has many short operations."""
 _BATCH: Final = 512
 """Combinations that are probed by one matrix product."""
 
@@ -37,7 +40,7 @@ _BATCH: Final = 512
 def sum_packed(shares: Sequence[bytes], federation: Federation) -> bytes:
     """Coefficient-wise sum mod q of packed ring elements, packed. Raises `InvalidItem` for a bad one."""
     ring = federation.parameters.ring
-    total = torch.zeros((32, 1, ring.degree // 32), dtype=torch.int64)
+    total = torch.zeros((ROWS, 1, ring.degree // ROWS), dtype=torch.int64)
     for share in shares:
         total += _element(share, federation)
     return to_bytes(pack((total % ring.modulus).to(torch.int32)))
@@ -165,7 +168,12 @@ def open_sum(
     public = public_polynomials(federation.digest, "payload", blocks, ring.degree, ring.modulus, device)
     element = centre_(_element(secret, federation).to(torch.float64), ring.modulus)
 
-    sums = [torch.zeros(spectra.shape, dtype=torch.int32, device=device) for spectra in public]
+    size = public[0].shape[1]
+    stripe = size * _STRIPE
+    sums = [
+        torch.zeros((ROWS, min(stripe, blocks - first), engine.columns), dtype=torch.int32, device=device)
+        for first in range(0, blocks, stripe)
+    ]
     check = torch.zeros(CHECK_BLOCKS * ring.degree, dtype=torch.float64)
     members = 0
     for payload in payloads:
@@ -173,9 +181,9 @@ def open_sum(
             raise InvalidItem(f"upload of {len(payload)} bytes instead of {parameters.upload_bytes(federation.dimension)}")
         view, offset = memoryview(payload), 0
         for total in sums:
-            size = packed_bytes(total.shape[1], ring.degree)
-            total += unpack(view[offset : offset + size], ring.degree, ring.modulus, device)
-            offset += size
+            end = offset + packed_bytes(total.shape[1], ring.degree)
+            total.add_(unpack(view[offset:end], ring.degree, ring.modulus, device))
+            offset = end
         check += from_lanes(unpack(view[offset:], ring.degree, ring.modulus, CPU)).flatten()
         members += 1
 
@@ -183,13 +191,13 @@ def open_sum(
     if not members or float(opened.abs().max()) > members * OPENING_BOUND:
         raise InvalidItem("the secret does not open the group: its check blocks are out of bounds")
     multiplier = engine.multiplier(-element.to(device))
-    workspace = engine.workspace(public[0].shape[1])
+    workspace = engine.workspace(size)
     result = torch.empty(blocks * ring.degree, dtype=torch.int32, device=device)
-    lanes, first = to_lanes(result, ring.degree), 0
-    for spectra, total in zip(public, sums, strict=True):
-        last = first + spectra.shape[1]
-        lanes[:, first:last] = engine.multiply_add(spectra, multiplier, total, workspace)
-        first = last
+    lanes = to_lanes(result, ring.degree)
+    for number, spectra in enumerate(public):
+        first, place = number * size, number % _STRIPE * size
+        total = sums[number // _STRIPE][:, place : place + size]
+        lanes[:, first : first + size] = engine.multiply_add(spectra, multiplier, total, workspace)
     return result[: federation.dimension].cpu()
 
 

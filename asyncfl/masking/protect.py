@@ -44,7 +44,9 @@ from asyncfl.ring.transform import ROWS
 
 SALT_BYTES: Final = 16
 _STRIPE: Final = 8
-"""Batches that are packed together."""
+"""Batches that are packed together: packing has many short operations."""
+_DRAWN: Final = 2
+"""Batches whose noise is drawn together."""
 STAGES: Final = ("quantise", "noise", "mask", "share", "prove", "seal", "pack")
 
 
@@ -91,6 +93,7 @@ class _Stages:
         }
 
 
+@torch.inference_mode()
 def protect(
     update: Tensor,
     context: UploadContext,
@@ -136,11 +139,11 @@ def _attempt(
     drawn = torch.from_numpy(stream.uniform(parameters.threshold * degree, modulus))
     sharing = centre_(drawn.to(torch.float64), modulus).view(parameters.threshold, degree)
     stages.mark("share")
-    words = torch.empty((blocks + CHECK_BLOCKS, BITS, degree // ROWS), dtype=torch.int32)
+    words = torch.empty((blocks + CHECK_BLOCKS, BITS, degree // ROWS), dtype=torch.int32, device=device)
     _mask_payload(words[:blocks], image, sharing[0], federation, device, stream, stages)
     check_upload, check_images = _mask_check_blocks(sharing, federation, stream)
     stages.mark("prove")
-    pack(to_lanes(check_upload, degree).to(torch.int32), out=words[blocks:])
+    words[blocks:] = pack(to_lanes(check_upload, degree).to(torch.int32))
     payload = to_bytes(words)
     upload = content_digest(payload)
     stages.mark("pack")
@@ -194,19 +197,20 @@ def _mask_payload(
     multiplier = engine.multiplier(to_lanes(secret.to(device), ring.degree))
     size = public[0].shape[1]
     workspace = engine.workspace(size)
-    # Packing has many short operations: it runs on stripes of several batches.
     stripe = torch.empty((ROWS, size * _STRIPE, engine.columns), dtype=torch.int32, device=device)
-    noise = Source(Gaussian.of(federation.parameters.payload_sigma), stream, size * ring.degree)
+    drawn = size * _DRAWN * ring.degree
+    noise = Source(Gaussian.of(federation.parameters.payload_sigma), stream, drawn)
     stages.mark("mask")
     for number, spectra in enumerate(public):
         first, place = number * size, number % _STRIPE * size
         last, end = first + spectra.shape[1], place + spectra.shape[1]
-        noisy = noise.draw(spectra.numel()).to(device)
-        noisy.add_(image[first * ring.degree : last * ring.degree])
-        stages.mark("noise")
-        masked = engine.multiply_add(
-            spectra, multiplier, to_lanes(noisy, ring.degree), workspace, reduce=residues_
-        )
+        if number % _DRAWN == 0:
+            plain = image[first * ring.degree :][:drawn]
+            noisy = to_lanes(noise.draw(len(plain)).to(device).add_(plain), ring.degree)
+            stages.mark("noise")
+        start = number % _DRAWN * size
+        addend = noisy[:, start : start + spectra.shape[1]]
+        masked = engine.multiply_add(spectra, multiplier, addend, workspace, reduce=residues_)
         stripe[:, place:end].copy_(masked)
         stages.mark("mask")
         if end == stripe.shape[1] or last == blocks:

@@ -53,6 +53,7 @@ def check_manifest(manifest: Manifest, federation: Federation) -> None:
         raise InvalidItem("manifest: the client's signature does not verify")
 
 
+@torch.inference_mode()
 def verify_public(manifest: Manifest, payload: bytes, federation: Federation) -> None:
     """The public part of the dealing proof, over all of y.
 
@@ -77,6 +78,7 @@ def verify_public(manifest: Manifest, payload: bytes, federation: Federation) ->
         raise InvalidItem("upload: the dealing proof shows errors beyond six standard deviations")
 
 
+@torch.inference_mode()
 def open_share(manifest: Manifest, index: int, identity: Identity, federation: Federation) -> bytes:
     """Replica `index`'s share of the secret (packed), decrypted and checked against commitment and proof.
 

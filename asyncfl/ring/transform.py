@@ -141,26 +141,30 @@ class Transform:
         `spectra` of all a_b [32, B, C] and `addend` (any strides) hold integers of any type, |addend| < 2^48. The result
         lies in the workspace and is valid until its next use.
         """
-        result, columns = workspace.take(spectra.shape)
+        result, columns, result_rows, column_rows = workspace.take(spectra.shape)
         result.copy_(spectra)
         torch.bmm(result, multiplier.matrices, out=columns)
         centre_(columns, self.modulus, result)
         result.copy_(addend)
-        result.view(ROWS, -1).addmm_(self._inverse_rows, columns.view(ROWS, -1))
+        result_rows.addmm_(self._inverse_rows, column_rows)
         return reduce(result, self.modulus, columns)
 
 
 class Workspace:
     """Two float64 buffers that stay in the cache from batch to batch: fresh memory costs as much as a product."""
 
-    __slots__ = ("_buffers",)
+    __slots__ = ("_buffers", "_views")
 
     def __init__(self, engine: Transform, blocks: int) -> None:
         self._buffers = torch.empty((2, blocks * engine.degree), dtype=torch.float64, device=engine.device)
+        self._views: dict[torch.Size, tuple[Tensor, Tensor, Tensor, Tensor]] = {}
 
-    def take(self, shape: torch.Size) -> tuple[Tensor, Tensor]:
-        size = shape.numel()
-        return self._buffers[0, :size].view(shape), self._buffers[1, :size].view(shape)
+    def take(self, shape: torch.Size) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Both buffers in this shape, and each again as a matrix of 32 rows."""
+        if shape not in self._views:
+            first, second = (buffer[: shape.numel()].view(shape) for buffer in self._buffers)
+            self._views[shape] = first, second, first.view(ROWS, -1), second.view(ROWS, -1)
+        return self._views[shape]
 
 
 @lru_cache(maxsize=16)
