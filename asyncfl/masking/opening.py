@@ -64,11 +64,11 @@ def find_secret(
 ) -> tuple[bytes, tuple[int, ...]]:
     """The sum of the members' secrets (packed), and the replicas whose answers lie on its polynomial.
 
-    `payloads` give the members' packed y one at a time; only check blocks are kept. `answers[j]` is replica j's packed
-    share sum; malformed ones are passed over. Every subset of n-2t answers is interpolated at 0 until one brings the check
-    blocks within 16384 per member and coordinate: one ring product per answer, then linear combinations, so that at most
-    C(n, n-2t) <= 8008 cheap ones are tried. Among subsets that open, the polynomial with most answers on it is reported.
-    Raises `OpeningError` when no subset opens.
+    `payloads` give the members' packed y one at a time; only check blocks are kept. `answers[j]` is replica
+    j's packed share sum; malformed ones are passed over. Every subset of n-2t answers is interpolated at 0
+    until one brings the check blocks within 16384 per member and coordinate: one ring product per answer,
+    then linear combinations, so that at most C(n, n-2t) <= 8008 cheap ones are tried. Among subsets that
+    open, the polynomial with most answers on it is reported. Raises `OpeningError` when no subset opens.
     """
     parameters, ring = federation.parameters, federation.parameters.ring
     residue, members = _check_sum(payloads, federation)
@@ -122,7 +122,9 @@ def _check_sum(payloads: Iterable[Callable[[], bytes]], federation: Federation) 
 def _opening_subsets(
     residue: Tensor, images: Tensor, indices: Sequence[int], bound: int, federation: Federation
 ) -> Iterable[tuple[tuple[int, ...], Tensor]]:
-    """Subsets (as positions) of n-2t answers that open the check blocks, with their weights at 0 (centred float64)."""
+    """Subsets (as positions) of n-2t answers that open the check blocks, with their weights at 0 (centred
+    float64).
+    """
     modulus, threshold = federation.parameters.modulus, federation.parameters.threshold
     subsets = list(combinations(range(len(indices)), threshold))
     for first in range(0, len(subsets), _BATCH):
@@ -158,8 +160,9 @@ def open_sum(
 ) -> Tensor:
     """The opened sum of the members' integer updates and noise: int32 [d] on the CPU.
 
-    `secret` is the packed sum of their secrets. Payloads are added one at a time: memory O(d). Raises `InvalidItem` when a
-    payload or the secret is malformed, or the check blocks do not come out within 16384 per member and coordinate.
+    `secret` is the packed sum of their secrets. Payloads are added one at a time: memory O(d). Raises
+    `InvalidItem` when a payload or the secret is malformed, or the check blocks do not come out within 16384
+    per member and coordinate.
     """
     device = torch.device(device)
     parameters, ring = federation.parameters, federation.parameters.ring
@@ -178,7 +181,9 @@ def open_sum(
     members = 0
     for payload in payloads:
         if len(payload) != parameters.upload_bytes(federation.dimension):
-            raise InvalidItem(f"upload of {len(payload)} bytes instead of {parameters.upload_bytes(federation.dimension)}")
+            raise InvalidItem(
+                f"upload of {len(payload)} bytes instead of {parameters.upload_bytes(federation.dimension)}"
+            )
         view, offset = memoryview(payload), 0
         for total in sums:
             end = offset + packed_bytes(total.shape[1], ring.degree)

@@ -1,10 +1,12 @@
 """The proof of honest dealing: what is projected, what is published, and the exact bound.
 
-For l = 1..32, `rho_l` is a vector of K*N bytes read as integers in [-128, 128), the ChaCha20 stream of a digest of the
-manifest's core and l. The client publishes w_l(X) = <rho_l, A_check f(X)> for its sharing polynomial f, that is
-<a_l, f(X)> with a_l = A_check^T rho_l: transposing the sum is cheaper, since f has few coefficients. Then
+For l = 1..32, `rho_l` is a vector of K*N bytes read as integers in [-128, 128), the ChaCha20 stream of a
+digest of the manifest's core and l. The client publishes w_l(X) = <rho_l, A_check f(X)> for its sharing
+polynomial f, that is <a_l, f(X)> with a_l = A_check^T rho_l: transposing the sum is cheaper, since f has few
+coefficients. Then
 
-- replica j checks <rho_l, A_check share_j> = w_l(j): its share lies on the committed polynomial, up to what 32
+- replica j checks <rho_l, A_check share_j> = w_l(j): its share lies on the committed polynomial, up to what
+  32
   random projections miss;
 - anyone checks |<rho_l, y_check> - w_l(0)| = |<rho_l, e_check>| against six standard deviations.
 

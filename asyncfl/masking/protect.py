@@ -1,8 +1,8 @@
 """A client's upload: quantise, mask, add noise, pack, share the secret, prove, sign.
 
-One pass over cache-sized batches of blocks takes a batch from noise to packed words. Check blocks and shares are
-small and stay on the CPU; the payload's arithmetic runs on the chosen device. Noise is drawn on the CPU, where the
-stream cipher runs.
+One pass over cache-sized batches of blocks takes a batch from noise to packed words. Check blocks and shares
+are small and stay on the CPU; the payload's arithmetic runs on the chosen device. Noise is drawn on the CPU,
+where the stream cipher runs.
 """
 
 from __future__ import annotations
@@ -106,8 +106,8 @@ def protect(
 ) -> Protected:
     """Mask a flat float32 `update` [d] under a fresh secret and share that secret among the replicas.
 
-    `stream` is for tests; by default it is keyed by the operating system. `clock` (seconds) switches timings on.
-    Raises `UpdateError` for an update of the wrong length or with NaN or infinite coordinates.
+    `stream` is for tests; by default it is keyed by the operating system. `clock` (seconds) switches timings
+    on. Raises `UpdateError` for an update of the wrong length or with NaN or infinite coordinates.
     """
     stages = _Stages(clock)
     device, stream = torch.device(device), stream or SecretStream()
@@ -116,8 +116,8 @@ def protect(
     image = quantise(update.to(device), federation.segments, blocks * parameters.ring.degree)
     stages.mark("quantise")
     while True:
-        # An honest dealer's error exceeds the proof's six sigma once in ten million uploads: then nothing has left
-        # this function, and all is drawn afresh.
+        # An honest dealer's error exceeds the proof's six sigma once in ten million uploads: then nothing has
+        # left this function, and all is drawn afresh.
         protected = _attempt(image, blocks, context, identity, federation, device, stream, stages)
         if protected is not None:
             return protected
@@ -221,7 +221,9 @@ def _mask_payload(
 def _mask_check_blocks(
     sharing: Tensor, federation: Federation, stream: SecretStream
 ) -> tuple[Tensor, Tensor]:
-    """The check blocks of y as residues [K*N], and A_check f_k [n-2t, K*N] for every coefficient f_k of the sharing."""
+    """The check blocks of y as residues [K*N], and A_check f_k [n-2t, K*N] for every coefficient f_k of the
+    sharing.
+    """
     images = check_products(sharing, federation)
     errors = Gaussian.of(ERROR_SIGMA).sample(stream, images.shape[1])
     return residues_(images[0] + errors, federation.parameters.modulus), images

@@ -15,7 +15,8 @@ from asyncfl.parameters import Segment
 _CHUNK: Final = 1 << 16
 """Coordinates at a time: the float64 copy that a norm needs stays in the cache."""
 _SHRINK: Final = 1 - 2.0**-20
-"""Extra factor when rounding has lifted the norm over the bound, so that the second try nearly always fits."""
+"""Extra factor when rounding has lifted the norm over the bound, so that the second try nearly always fits.
+"""
 
 
 def quantise(update: Tensor, segments: Sequence[Segment], padded: int) -> Tensor:
@@ -27,7 +28,9 @@ def quantise(update: Tensor, segments: Sequence[Segment], padded: int) -> Tensor
     """
     length = segments[-1].stop
     if update.shape != (length,):
-        raise UpdateError(f"the update has shape {tuple(update.shape)}, the deployment's model has ({length},)")
+        raise UpdateError(
+            f"the update has shape {tuple(update.shape)}, the deployment's model has ({length},)"
+        )
     update = update.detach().to(torch.float32)
     image = torch.zeros(padded, dtype=torch.float32, device=update.device)
     for segment in segments:
@@ -57,7 +60,8 @@ def _squares(values: Tensor) -> float:
 def _scale_and_round(source: Tensor, target: Tensor, factor: float) -> int:
     """Write the rounded multiples and return the exact sum of their squares.
 
-    Every integer is at most about 2^15 and so is the norm: the float64 sums stay far below 2^53 and are exact.
+    Every integer is at most about 2^15 and so is the norm: the float64 sums stay far below 2^53 and are
+    exact.
     """
     wide = torch.empty(_CHUNK, dtype=torch.float64, device=source.device)
     total = 0

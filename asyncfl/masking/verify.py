@@ -45,7 +45,9 @@ def check_manifest(manifest: Manifest, federation: Federation) -> None:
     if core.coordinator >= parameters.replicas:
         raise InvalidItem(f"manifest: there is no replica {core.coordinator}")
     if len(core.share_digests) != parameters.replicas or len(core.boxes) != parameters.replicas:
-        raise InvalidItem(f"manifest: not one share digest and one box for each of {parameters.replicas} replicas")
+        raise InvalidItem(
+            f"manifest: not one share digest and one box for each of {parameters.replicas} replicas"
+        )
     if any(len(box) != box_bytes(ring.degree) for box in core.boxes):
         raise InvalidItem(f"manifest: a box does not have {box_bytes(ring.degree)} bytes")
     read_projections(manifest.projections, parameters.threshold, ring.modulus)
@@ -57,8 +59,8 @@ def check_manifest(manifest: Manifest, federation: Federation) -> None:
 def verify_public(manifest: Manifest, payload: bytes, federation: Federation) -> None:
     """The public part of the dealing proof, over all of y.
 
-    The payload has the right length and the digest of the core, all coefficients are below q, and all 32 projections
-    of the check-block error are within the exact bound. Raises `InvalidItem`.
+    The payload has the right length and the digest of the core, all coefficients are below q, and all 32
+    projections of the check-block error are within the exact bound. Raises `InvalidItem`.
     """
     core, parameters, ring = manifest.core, federation.parameters, federation.parameters.ring
     if len(payload) != parameters.upload_bytes(federation.dimension):
@@ -82,12 +84,15 @@ def verify_public(manifest: Manifest, payload: bytes, federation: Federation) ->
 def open_share(manifest: Manifest, index: int, identity: Identity, federation: Federation) -> bytes:
     """Replica `index`'s share of the secret (packed), decrypted and checked against commitment and proof.
 
-    Raises `InvalidItem` when the box does not open, is not what the manifest commits to, or does not lie on the
-    published polynomials.
+    Raises `InvalidItem` when the box does not open, is not what the manifest commits to, or does not lie on
+    the published polynomials.
     """
     core, ring = manifest.core, federation.parameters.ring
     salted = identity.unseal(core.boxes[index])
-    if len(salted) != SALT_BYTES + packed_bytes(1, ring.degree) or share_digest(salted) != core.share_digests[index]:
+    if (
+        len(salted) != SALT_BYTES + packed_bytes(1, ring.degree)
+        or share_digest(salted) != core.share_digests[index]
+    ):
         raise InvalidItem(f"share of replica {index}: not what the manifest commits to")
     packed = salted[SALT_BYTES:]
     share = from_lanes(unpack(packed, ring.degree, ring.modulus, CPU)).to(torch.float64)

@@ -108,8 +108,13 @@ class Coordination:
         """Stored here, in no group, and this replica's to group (by name, or by takeover)."""
         if not record.stored or not self.is_groupable(record) or self._is_taken(record.key):
             return False
-        named = record.manifest.core.coordinator
-        return named == self.context.index or self._takes_over(record.manifest)
+        if record.manifest.core.coordinator == self.context.index:
+            return True
+        if not self._takes_over(record.manifest):
+            return False
+        # From now on this replica gathers the SHARE_OKs, which the one it replaces may have died with.
+        record.carrier = True
+        return True
 
     def is_groupable(self, record: UploadRecord) -> bool:
         """Whether an upload may still find a group: not expired, locked in none, not in the ledger."""

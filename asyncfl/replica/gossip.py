@@ -21,13 +21,14 @@ PAGE_ITEMS = 8192
 
 @dataclass(slots=True)
 class PeerRows:
-    """What is known of another replica's ledger."""
+    """What is known of another replica's ledger at one version."""
 
     version: bytes
-    rows: Rows = ()
-    """All its rows at `version`, once known."""
-    known: bool = False
+    base: bytes
+    base_epoch: int
+    recent: Rows
     pages: list[Row] = field(default_factory=list)
+    """Old rows, requested because this ledger's differ."""
     asked_at: float = float("-inf")
 
 
@@ -46,7 +47,11 @@ class Gossip:
     def view(self, *, pinned: bool, rows: Rows | None = None) -> View:
         """This ledger (or the version whose complete rows are given) as a VIEW."""
         ledger = self.context.ledger
-        rows = ledger.rows() if rows is None else rows
+        if rows is None:
+            link, recent = ledger.recent(RECENT_ROWS)
+            return View(
+                base=link.chain, base_epoch=link.epoch, entries=ledger.entries, rows=recent, pinned=pinned
+            )
         recent = rows[-RECENT_ROWS:]
         older = rows[: -len(recent)] if recent else ()
         return View(
@@ -66,28 +71,39 @@ class Gossip:
             context.notify("malformed_view", "warning", replica=replica)
             return None
         version = compute_chain(message.base, message.rows)
-        older = ledger.rows(last=message.base_epoch) if message.base_epoch else ()
         target = self.targets.get(replica)
         if target is None or target.version != version:
             previous = target
-            target = self.targets[replica] = PeerRows(version)
+            target = PeerRows(version, message.base, message.base_epoch, message.rows)
             if previous is not None:
                 target.pages, target.asked_at = previous.pages, previous.asked_at
-        if compute_chain(ledger.origin, older) == message.base:
-            target.rows, target.known = older + message.rows, True
-        elif not target.known:
-            self._combine(target, message)
-            if not target.known and context.now >= target.asked_at + RESEND_SECONDS:
-                target.asked_at, target.pages = context.now, []
-                context.send_replica(replica, RowsRequest(first=1))
+            self.targets[replica] = target
+        if self._old_rows(target) is None and context.now >= target.asked_at + RESEND_SECONDS:
+            target.asked_at, target.pages = context.now, []
+            context.send_replica(replica, RowsRequest(first=1))
         self.items.request(replica, ledger.missing(message.rows))
         return target
 
-    def _combine(self, target: PeerRows, message: View) -> None:
-        """Old rows from pages, recent ones from the view, if together they give the view's version."""
-        older = tuple(row for row in target.pages if row.epoch <= message.base_epoch)
-        if compute_chain(self.context.ledger.origin, older) == message.base:
-            target.rows, target.known = older + message.rows, True
+    def _old_rows(self, target: PeerRows) -> Rows | None:
+        """The rows inside a view's base: this ledger's own if they agree, else from pages; None if unknown."""
+        ledger = self.context.ledger
+        if ledger.link_before(target.base_epoch + 1).chain == target.base:
+            return ledger.rows(last=target.base_epoch)
+        older = tuple(row for row in target.pages if row.epoch <= target.base_epoch)
+        return older if compute_chain(ledger.origin, older) == target.base else None
+
+    def resolve(self, target: PeerRows) -> Rows | None:
+        """All rows of a version that another replica showed, once every item of them is held here."""
+        if self.context.ledger.missing(target.recent):
+            return None
+        older = self._old_rows(target)
+        if older is None or self.context.ledger.missing(older):
+            return None
+        return older + target.recent
+
+    def _lacking(self, target: PeerRows) -> list[bytes]:
+        """Items that a replica has shown and that are not held here."""
+        return self.context.ledger.missing((*target.pages, *target.recent))
 
     def receive_rows_request(self, replica: int, message: RowsRequest) -> None:
         rows = self.context.ledger.rows(message.first)
@@ -128,8 +144,7 @@ class Gossip:
             self._show_at = self.context.now + RESEND_SECONDS
         for replica, target in self.targets.items():
             if target.version != version:
-                missing = self.context.ledger.missing(target.rows or tuple(target.pages))
-                self.items.request(replica, missing)
+                self.items.request(replica, self._lacking(target))
 
     def _is_anybody_behind(self) -> bool:
         return len(self.targets) < len(self.context.others) or any(
@@ -143,6 +158,6 @@ class Gossip:
             return False
         ledger = self.context.ledger
         return all(
-            target.version == ledger.version or not ledger.missing(target.rows or tuple(target.pages))
+            target.version == ledger.version or not self._lacking(target)
             for target in self.targets.values()
         )

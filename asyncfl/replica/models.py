@@ -173,10 +173,11 @@ class Models:
 
     def _serve(self, replica: int) -> None:
         target = self._wanted[replica]
-        if not target.known or self.context.ledger.missing(target.rows):
+        rows = self.gossip.resolve(target)
+        if rows is None:
             return
         del self._wanted[replica]
-        record = self._compute(target.version, target.rows)
+        record = self._compute(target.version, rows)
         if record.model:
             self.context.send_replica(replica, self._own_vote(record))
 

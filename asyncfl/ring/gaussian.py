@@ -1,13 +1,13 @@
 """The discrete Gaussian over the integers, exact to 2^-80 a sample, from a secret stream.
 
-Small sigma: inversion of the cumulative distribution, given as integers on a scale of 2^80. The first 16 of 80
-random bits index a table that holds the outcome wherever those bits alone decide it; for the others (about one
-sample in two thousand at sigma 4.5) 64 more bits are drawn and compared exactly.
+Small sigma: inversion of the cumulative distribution, given as integers on a scale of 2^80. The first 16 of
+80 random bits index a table that holds the outcome wherever those bits alone decide it; for the others (about
+one sample in two thousand at sigma 4.5) 64 more bits are drawn and compared exactly.
 
-Large sigma: x1 + k*x2 with sigma^2 = s1^2 + k^2 s2^2 (Micciancio and Walter, CRYPTO 2017; Peikert 2010, convolution
-theorem). The sum is within 2^-50 of the discrete Gaussian when s1 and s2 satisfy
-1/s1^2 + 1/(k s2)^2 <= 1/(k eta)^2, eta the smoothing parameter of Z (as a standard deviation) for 2^-51.
-Which sample takes how many bits is public in time, and nothing else is: table look-ups are by random bits alone.
+Large sigma: x1 + k*x2 with sigma^2 = s1^2 + k^2 s2^2 (Micciancio and Walter, CRYPTO 2017; Peikert 2010,
+convolution theorem). The sum is within 2^-50 of the discrete Gaussian when s1 and s2 satisfy 1/s1^2 + 1/(k
+s2)^2 <= 1/(k eta)^2, eta the smoothing parameter of Z (as a standard deviation) for 2^-51. Which sample takes
+how many bits is public in time, and nothing else is: table look-ups are by random bits alone.
 """
 
 from __future__ import annotations
@@ -103,7 +103,9 @@ class _Table:
         boundaries = cumulative(sigma, _SCALE_BITS)
         self._lowest = -(len(boundaries) // 2)
         high = np.array([boundary >> _REFINING_BITS for boundary in boundaries], dtype=np.int64)
-        self._low = np.array([boundary & ((1 << _REFINING_BITS) - 1) for boundary in boundaries], dtype=np.uint64)
+        self._low = np.array(
+            [boundary & ((1 << _REFINING_BITS) - 1) for boundary in boundaries], dtype=np.uint64
+        )
         self._boundaries: list[int] = self._low.tolist()
         buckets = np.arange(1 << _TABLE_BITS)
         # Of the boundaries, `below` lie under the bucket for certain; those up to `reach` lie inside it.
@@ -128,11 +130,14 @@ class _Table:
         bits = np.frombuffer(stream.take(8 * len(buckets)), dtype="<u8")
         first, last = self._below[buckets], self._reach[buckets]
         passed = bits >= self._low[first]
-        # Nearly all of these buckets hold one boundary; the few with several, in the tails, are searched one by one.
+        # Nearly all of these buckets hold one boundary; the few with several, in the tails, are searched one
+        # by one.
         several = np.flatnonzero(passed & (last - first > 1))
         first += passed
         for place in several:
-            first[place] = bisect_right(self._boundaries, int(bits[place]), int(first[place]), int(last[place]))
+            first[place] = bisect_right(
+                self._boundaries, int(bits[place]), int(first[place]), int(last[place])
+            )
         return first + self._lowest
 
 
@@ -145,7 +150,8 @@ def cumulative(sigma: Decimal, bits: int) -> list[int]:
     tail = ceil(_TAIL * float(sigma)) + 1
     with localcontext() as context:
         context.prec = 80
-        # rho(x) = exp(-x^2 / 2 sigma^2) by the recurrence rho(x+1) = rho(x) g(x), g(x+1) = g(x) exp(-1 / sigma^2).
+        # rho(x) = exp(-x^2 / 2 sigma^2) by the recurrence rho(x+1) = rho(x) g(x), g(x+1) = g(x) exp(-1 /
+        # sigma^2).
         ratio = (-1 / (2 * sigma * sigma)).exp()
         step = ratio * ratio
         weights = [Decimal(1)]

@@ -59,7 +59,9 @@ def unpack(data: bytes | memoryview, degree: int, modulus: int, device: torch.de
     """
     columns = degree // ROWS
     if not data or len(data) % packed_bytes(1, degree):
-        raise InvalidItem(f"{len(data)} bytes are not a whole number of packed blocks of {degree} coefficients")
+        raise InvalidItem(
+            f"{len(data)} bytes are not a whole number of packed blocks of {degree} coefficients"
+        )
     stored = np.frombuffer(data, dtype="<i4").reshape(-1, BITS, columns)
     words = torch.from_numpy(stored.transpose(1, 0, 2).astype(np.int32, order="C")).to(device)
     lanes = torch.empty((ROWS, *words.shape[1:]), dtype=torch.int32, device=device)

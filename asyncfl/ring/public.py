@@ -1,9 +1,10 @@
 """The public polynomials a_b of a deployment, uniform, expanded directly in the transform domain.
 
-The seed of block b is `digest("asyncfl/1/public-<kind>", deployment digest, N, q, b)`; its ChaCha20 stream is read
-as 32-bit words, and the low 23 bits of each that are below q are, in order, the values [r, m] of `Transform.forward`
-row by row. A uniform polynomial has a uniform spectrum, so no transform is needed. Check and payload blocks have
-separate domains and every block its own seed: another model size changes no polynomial.
+The seed of block b is `digest("asyncfl/1/public-<kind>", deployment digest, N, q, b)`; its ChaCha20 stream is
+read as 32-bit words, and the low 23 bits of each that are below q are, in order, the values [r, m] of
+`Transform.forward` row by row. A uniform polynomial has a uniform spectrum, so no transform is needed. Check
+and payload blocks have separate domains and every block its own seed: another model size changes no
+polynomial.
 """
 
 from __future__ import annotations
@@ -45,7 +46,9 @@ def _batch(deployment: bytes, kind: Kind, indices: range, degree: int, modulus: 
 
 def _spectrum(deployment: bytes, kind: Kind, index: int, degree: int, modulus: int) -> np.ndarray:
     numbers = (degree, modulus, index)
-    seed = digest(f"asyncfl/1/public-{kind}", deployment, *(number.to_bytes(8, "little") for number in numbers))
+    seed = digest(
+        f"asyncfl/1/public-{kind}", deployment, *(number.to_bytes(8, "little") for number in numbers)
+    )
     size = 4 * (degree + degree // 16)
     values = accepted_residues(keystream(seed, size), modulus)
     while len(values) < degree:

@@ -26,7 +26,9 @@ from torch import Tensor
 ROWS: Final = 32
 """First factor of N, and the number of coefficients of a packing lane."""
 _CPU_BATCH: Final = 1 << 16
-"""Coefficients of a batch on the CPU: 512 KiB of float64, so that the operands of a product stay in the cache."""
+"""Coefficients of a batch on the CPU: 512 KiB of float64, so that the operands of a product stay in the
+cache.
+"""
 _DEVICE_BATCH: Final = 1 << 22
 
 
@@ -138,8 +140,8 @@ class Transform:
     ) -> Tensor:
         """`a_b * s + addend_b` for all b, [32, B, C] float64, reduced by `centre_` or `residues_`.
 
-        `spectra` of all a_b [32, B, C] and `addend` (any strides) hold integers of any type, |addend| < 2^48. The result
-        lies in the workspace and is valid until its next use.
+        `spectra` of all a_b [32, B, C] and `addend` (any strides) hold integers of any type, |addend| < 2^48.
+        The result lies in the workspace and is valid until its next use.
         """
         result, columns, result_rows, column_rows = workspace.take(spectra.shape)
         result.copy_(spectra)
@@ -151,7 +153,9 @@ class Transform:
 
 
 class Workspace:
-    """Two float64 buffers that stay in the cache from batch to batch: fresh memory costs as much as a product."""
+    """Two float64 buffers that stay in the cache from batch to batch: fresh memory costs as much as a
+    product.
+    """
 
     __slots__ = ("_buffers", "_views")
 
