@@ -17,12 +17,16 @@ class BreastCancer:
     def model(self):
         return nn.Sequential(nn.Linear(30, 16), nn.ReLU(), nn.Linear(16, 2))
 
+    def data(self, module):
+        device = next(module.parameters()).device  # the module is on CUDA where torch sees one
+        return self.inputs.to(device), self.labels.to(device)
+
     def train(self, module, client_index, settings, epoch):
-        mine = self.parts[client_index]
+        (inputs, labels), mine = self.data(module), self.parts[client_index]
         optimizer = torch.optim.SGD(module.parameters(), lr=settings.learning_rate)
         losses = []
         for batch in mine[torch.randperm(len(mine))].split(settings.batch_size):
-            loss = cross_entropy(module(self.inputs[batch]), self.labels[batch])
+            loss = cross_entropy(module(inputs[batch]), labels[batch])
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -30,5 +34,5 @@ class BreastCancer:
         return len(mine), sum(losses) / len(losses)
 
     def evaluate(self, module):
-        right = module(self.inputs[self.held_out]).argmax(1) == self.labels[self.held_out]
-        return right.float().mean().item()
+        inputs, labels = self.data(module)
+        return (module(inputs[self.held_out]).argmax(1) == labels[self.held_out]).float().mean().item()
