@@ -1,0 +1,156 @@
+"""Rule 4, rule by rule: which groups any signer refuses, from the request alone."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from asyncfl import masking
+from asyncfl.assignment import Assignment
+from asyncfl.errors import InvalidItem
+from asyncfl.groups import check_group, choose_supporters, taken_over
+from asyncfl.messages import GroupId, LockContent, Manifest, Member
+from tests.core.builders import make_simulation
+
+SIMULATION = make_simulation(16)
+FEDERATION = SIMULATION.federation
+ASSIGNMENT = Assignment(FEDERATION)
+IDENTITIES = {identity.public: identity for identity in SIMULATION.client_ids}
+
+
+def make_manifest(client: bytes, epoch: int, **override: int) -> Manifest:
+    roster = ASSIGNMENT.roster(epoch)
+    cell = override.get("cell", ASSIGNMENT.cell_of(client, epoch))
+    context = masking.UploadContext(
+        epoch=epoch,
+        cell=cell,
+        coordinator=override.get("coordinator", cell % 4),
+        roster=override.get("roster", roster.number),
+        roster_digest=roster.digest,
+        base_version=bytes(32),
+    )
+    update = torch.zeros(FEDERATION.dimension)
+    return masking.protect(update, context, IDENTITIES[client], FEDERATION).manifest
+
+
+def make_group(
+    manifests: list[Manifest], *, epoch: int = 9, cell: int = 1, coordinator: int | None = None
+) -> tuple[LockContent, list[Manifest]]:
+    ordered = sorted(manifests, key=lambda m: (m.core.client, m.core.epoch))
+    content = LockContent(
+        id=GroupId(
+            epoch=epoch, cell=cell, coordinator=cell % 4 if coordinator is None else coordinator, part=0
+        ),
+        members=tuple(Member(client=m.core.client, epoch=m.core.epoch, manifest=m.digest()) for m in ordered),
+    )
+    return content, ordered
+
+
+def own(epoch: int = 9, cell: int = 1, count: int = 4) -> list[Manifest]:
+    return [make_manifest(client, epoch) for client in ASSIGNMENT.cells(epoch)[cell][:count]]
+
+
+def rider(epoch: int, *, besides: list[Manifest]) -> Manifest:
+    """An upload of another epoch by a client that is not in the group."""
+    taken = {manifest.core.client for manifest in besides}
+    client = next(c for c in FEDERATION.rosters[0].members if c not in taken)
+    return make_manifest(client, epoch)
+
+
+def check(group: tuple[LockContent, list[Manifest]]) -> None:
+    check_group(*group, FEDERATION, ASSIGNMENT)
+
+
+@pytest.mark.parametrize("count", [3, 4])
+def test_enough_of_one_cell_make_a_group(count: int) -> None:
+    check(make_group(own(count=count)))
+
+
+@pytest.mark.parametrize("late", [1, 8])
+def test_late_uploads_ride_on_top(late: int) -> None:
+    members = own()
+    check(make_group([*members, rider(9 - late, besides=members)]))
+
+
+def swapped(content: LockContent, manifests: list[Manifest]) -> tuple[LockContent, list[Manifest]]:
+    return content.model_copy(update={"members": content.members[::-1]}), manifests[::-1]
+
+
+BROKEN: dict[str, tuple[Callable[[], tuple[LockContent, list[Manifest]]], str]] = {
+    "below the minimum": (lambda: make_group(own(count=2)), "fewer than min_group"),
+    "a minority of the cell with riders": (
+        lambda: make_group([*own(count=2), *own(epoch=8, cell=1)[:2]]),
+        "fewer than min_group|appears twice",
+    ),
+    "two cells": (
+        lambda: make_group([*own(count=2), *own(cell=2, count=2)]),
+        "fewer than min_group|rides? only|ride",
+    ),
+    "a client twice": (lambda: make_group([*own(), make_manifest(ASSIGNMENT.cells(9)[1][0], 8)]), "twice"),
+    "out of order": (lambda: swapped(*make_group(own())), "canonical order"),
+    "too late a rider": (
+        lambda: make_group([*own(epoch=12), rider(3, besides=own(epoch=12))], epoch=12),
+        "cannot ride",
+    ),
+    "a rider from the future": (lambda: make_group([*own(), rider(10, besides=own())]), "cannot ride"),
+    "riders on another's cell": (
+        lambda: make_group([*own(), rider(8, besides=own())], coordinator=2),
+        "only on the coordinator's own cells",
+    ),
+    "the wrong cell": (
+        lambda: make_group([make_manifest(c, 9, cell=2) for c in ASSIGNMENT.cells(9)[1]], cell=2),
+        "the shuffle puts its client",
+    ),
+    "another roster": (
+        lambda: make_group([make_manifest(c, 9, roster=7) for c in ASSIGNMENT.cells(9)[1]]),
+        "names roster 7",
+    ),
+    "a cell that does not exist": (lambda: make_group(own(), cell=77), "does not exist"),
+    "a coordinator that does not exist": (
+        lambda: make_group(own(), coordinator=9),
+        "not one of the replicas",
+    ),
+    "manifests of others": (
+        lambda: (make_group(own())[0], make_group(own(cell=2))[1]),
+        "does not match its manifest",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_group_that_breaks_the_rule_is_refused(name: str) -> None:
+    group, reason = BROKEN[name]
+    with pytest.raises(InvalidItem, match=reason):
+        check(group())
+
+
+def test_more_than_max_group_is_refused() -> None:
+    members = own()
+    while len(members) < FEDERATION.parameters.max_group:
+        members.append(rider(8, besides=members))
+    check(make_group(members))
+    with pytest.raises(InvalidItem, match="exceed max_group"):
+        check(make_group([*members, rider(8, besides=members)]))
+
+
+def test_takeovers_are_told_from_the_manifests() -> None:
+    members = own()
+    assert taken_over(*make_group(members)) == set()
+    assert taken_over(*make_group(members, coordinator=2)) == {1}
+
+
+def test_supporters_are_the_common_set_that_admits_most() -> None:
+    ok = bytes(64)
+    oks = {
+        b"a": {0: ok, 1: ok, 2: ok},
+        b"b": {0: ok, 1: ok, 2: ok, 3: ok},
+        b"c": {1: ok, 2: ok, 3: ok},
+        b"d": {0: ok, 1: ok, 2: ok},
+    }
+    supporters, admitted = choose_supporters(oks, 4, 3)
+    assert supporters == (0, 1, 2)
+    assert set(admitted) == {b"a", b"b", b"d"}
+
+
+def test_without_a_quorum_nobody_supports() -> None:
+    assert choose_supporters({b"a": {0: bytes(64)}}, 4, 3) == ((), ())
