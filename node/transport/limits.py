@@ -41,8 +41,8 @@ class Limits:
     """Blobs one peer may have asked for and not yet got; further requests are dropped."""
     incoming_blobs: int = 4
     """Blobs received from one peer at once; further fetches wait."""
-    chunks_ahead: int = 2
-    """Chunks read from disk at once when there are fewer waiting, for each peer."""
+    chunks_ahead: int = 4
+    """Chunks read from disk before the connection takes them, for each peer; read on when half are gone."""
     unwritten_chunks: int = 8
     """Chunks received and not yet on disk, for each blob; beyond that the peer is not read from."""
     write_chunks: int = 4

@@ -16,7 +16,7 @@ InThread = Callable[..., Awaitable[object]]
 
 
 class Outgoing:
-    """The transfers to one peer. `take` never waits; `run` keeps fewer than `2 * chunks_ahead` in memory."""
+    """The transfers to one peer. `take` never waits; `run` keeps at most `chunks_ahead` chunks in memory."""
 
     def __init__(
         self, blobs: BlobStore, in_thread: InThread, limits: Limits, ready: Callable[[], None]
@@ -50,7 +50,7 @@ class Outgoing:
     async def run(self) -> None:
         """Read ahead, for ever."""
         while True:
-            while not self._offsets or len(self._chunks) >= self._limits.chunks_ahead:
+            while not self._offsets or len(self._chunks) > self._limits.chunks_ahead // 2:
                 self._work.clear()
                 await self._work.wait()
             digest, offset = next(iter(self._offsets.items()))
@@ -66,7 +66,8 @@ class Outgoing:
             self._ready()
 
     async def _read(self, digest: bytes, offset: int) -> tuple[list[bytes | bytearray], int | None]:
-        result = await self._in_thread(read_chunks, self._blobs, digest, offset, self._limits.chunks_ahead)
+        count = self._limits.chunks_ahead - len(self._chunks)
+        result = await self._in_thread(read_chunks, self._blobs, digest, offset, count)
         return cast(tuple[list[bytes | bytearray], int | None], result)
 
 
