@@ -1,7 +1,7 @@
 """What masking costs: an upload by stage, opening, and the same number of bytes of bare ChaCha20.
 
-All figures are medians within one run, and the stream cipher is measured between the uploads, so that ratios hold on
-a machine whose speed drifts.
+All figures are medians within one run, and the stream cipher is measured between the uploads, so that ratios
+hold on a machine whose speed drifts.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ _MEMBERS: Final = 4
 def bench_protect(dim: int, repeat: int, threads: int) -> dict[str, Any]:
     """Medians in milliseconds of protecting and opening `dim` coordinates, with `threads` torch threads.
 
-    Keys: `protect_ms` and `protect_dp_ms` by stage, `open_ms` (a group of 4), `verify_ms` (all that a replica checks of one
-    upload), `ntt_ms` (a forward transform of all coefficients), `chacha20_ms` (expanding 4*dim bytes), `upload_bytes`,
-    `float32_bytes`, and `ratios`.
+    Keys: `protect_ms` and `protect_dp_ms` by stage, `open_ms` (a group of 4), `verify_ms` (all that a replica
+    checks of one upload), `ntt_ms` (a forward transform of all coefficients), `chacha20_ms` (expanding 4*dim
+    bytes), `upload_bytes`, `float32_bytes`, and `ratios`.
     """
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
@@ -58,7 +58,9 @@ def _measure(dim: int, repeat: int, threads: int) -> dict[str, Any]:
     uploads = [protect(plain) for _ in range(_MEMBERS)]
     protect(private)
     secret = _secret(uploads, plain)
-    runs: dict[str, list[Any]] = {name: [] for name in ("plain", "private", "open", "verify", "ntt", "cipher")}
+    runs: dict[str, list[Any]] = {
+        name: [] for name in ("plain", "private", "open", "verify", "ntt", "cipher")
+    }
     for _ in range(repeat):
         runs["cipher"].append(_timed(lambda: _expand(4 * dim)))
         runs["plain"].append(protect(plain).timings)
@@ -96,7 +98,9 @@ def _replicas() -> list[Identity]:
 
 
 def _federation(dim: int, noise: float) -> Federation:
-    parameters = Parameters.for_clients(_CLIENTS, noise_multiplier=noise, allow_small_private_groups=noise > 0)
+    parameters = Parameters.for_clients(
+        _CLIENTS, noise_multiplier=noise, allow_small_private_groups=noise > 0
+    )
     return Federation(
         digest=bytes([7]) * 32,
         parameters=parameters,
@@ -112,7 +116,8 @@ def _federation(dim: int, noise: float) -> Federation:
 def _secret(uploads: list[masking.Protected], federation: Federation) -> bytes:
     answers = {
         index: masking.sum_packed(
-            [masking.open_share(upload.manifest, index, identity, federation) for upload in uploads], federation
+            [masking.open_share(upload.manifest, index, identity, federation) for upload in uploads],
+            federation,
         )
         for index, identity in enumerate(_replicas())
     }
@@ -135,7 +140,7 @@ def _transform_all(federation: Federation) -> None:
     ring, device = federation.parameters.ring, torch.device("cpu")
     engine = transform(ring.degree, ring.modulus, device)
     blocks = federation.parameters.blocks(federation.dimension)
-    for batch in public_polynomials(federation.digest, "payload", blocks, ring.degree, ring.modulus, device):
+    for batch in public_polynomials(federation.digest, "payload", blocks, ring, device):
         engine.forward(batch.to(torch.float64))
 
 

@@ -122,9 +122,7 @@ def _check_sum(payloads: Iterable[Callable[[], bytes]], federation: Federation) 
 def _opening_subsets(
     residue: Tensor, images: Tensor, indices: Sequence[int], bound: int, federation: Federation
 ) -> Iterable[tuple[tuple[int, ...], Tensor]]:
-    """Subsets (as positions) of n-2t answers that open the check blocks, with their weights at 0 (centred
-    float64).
-    """
+    """Subsets (as positions) of n-2t answers that open the check blocks, and their weights at 0 (float64)."""
     modulus, threshold = federation.parameters.modulus, federation.parameters.threshold
     subsets = list(combinations(range(len(indices)), threshold))
     for first in range(0, len(subsets), _BATCH):
@@ -168,7 +166,7 @@ def open_sum(
     parameters, ring = federation.parameters, federation.parameters.ring
     blocks = parameters.blocks(federation.dimension)
     engine = transform(ring.degree, ring.modulus, device)
-    public = public_polynomials(federation.digest, "payload", blocks, ring.degree, ring.modulus, device)
+    public = public_polynomials(federation.digest, "payload", blocks, ring, device)
     element = centre_(_element(secret, federation).to(torch.float64), ring.modulus)
 
     size = public[0].shape[1]

@@ -6,8 +6,7 @@ polynomial f, that is <a_l, f(X)> with a_l = A_check^T rho_l: transposing the su
 coefficients. Then
 
 - replica j checks <rho_l, A_check share_j> = w_l(j): its share lies on the committed polynomial, up to what
-  32
-  random projections miss;
+  32 random projections miss;
 - anyone checks |<rho_l, y_check> - w_l(0)| = |<rho_l, e_check>| against six standard deviations.
 
 Only 32 combinations of check-block *errors* are shown, nothing of the payload.
@@ -50,7 +49,7 @@ def projection_matrix(core: ManifestCore) -> Tensor:
 @lru_cache(maxsize=8)
 def check_spectra(deployment: bytes, ring: Preset) -> Tensor:
     """Spectra of the check polynomials, [32, K, N/32] float64. Cached."""
-    batches = public_polynomials(deployment, "check", CHECK_BLOCKS, ring.degree, ring.modulus, CPU)
+    batches = public_polynomials(deployment, "check", CHECK_BLOCKS, ring, CPU)
     return torch.cat([batch.to(torch.float64) for batch in batches], dim=1)
 
 

@@ -118,7 +118,9 @@ def protect(
     while True:
         # An honest dealer's error exceeds the proof's six sigma once in ten million uploads: then nothing has
         # left this function, and all is drawn afresh.
-        protected = _attempt(image, blocks, context, identity, federation, device, stream, stages)
+        protected = _attempt(
+            image, blocks, context, identity, federation, device=device, stream=stream, stages=stages
+        )
         if protected is not None:
             return protected
 
@@ -129,6 +131,7 @@ def _attempt(
     context: UploadContext,
     identity: Identity,
     federation: Federation,
+    *,
     device: torch.device,
     stream: SecretStream,
     stages: _Stages,
@@ -140,7 +143,7 @@ def _attempt(
     sharing = centre_(drawn.to(torch.float64), modulus).view(parameters.threshold, degree)
     stages.mark("share")
     words = torch.empty((blocks + CHECK_BLOCKS, BITS, degree // ROWS), dtype=torch.int32, device=device)
-    _mask_payload(words[:blocks], image, sharing[0], federation, device, stream, stages)
+    _mask_payload(words[:blocks], image, sharing[0], federation, device=device, stream=stream, stages=stages)
     check_upload, check_images = _mask_check_blocks(sharing, federation, stream)
     stages.mark("prove")
     words[blocks:] = pack(to_lanes(check_upload, degree).to(torch.int32))
@@ -186,6 +189,7 @@ def _mask_payload(
     image: Tensor,
     secret: Tensor,
     federation: Federation,
+    *,
     device: torch.device,
     stream: SecretStream,
     stages: _Stages,
@@ -193,7 +197,7 @@ def _mask_payload(
     """Write y = a*s + e + x, packed, to `words` [B, 23, C]."""
     ring, blocks = federation.parameters.ring, len(words)
     engine = transform(ring.degree, ring.modulus, device)
-    public = public_polynomials(federation.digest, "payload", blocks, ring.degree, ring.modulus, device)
+    public = public_polynomials(federation.digest, "payload", blocks, ring, device)
     multiplier = engine.multiplier(to_lanes(secret.to(device), ring.degree))
     size = public[0].shape[1]
     workspace = engine.workspace(size)
@@ -221,9 +225,7 @@ def _mask_payload(
 def _mask_check_blocks(
     sharing: Tensor, federation: Federation, stream: SecretStream
 ) -> tuple[Tensor, Tensor]:
-    """The check blocks of y as residues [K*N], and A_check f_k [n-2t, K*N] for every coefficient f_k of the
-    sharing.
-    """
+    """The check blocks of y as residues [K*N], and A_check f_k [n-2t, K*N] for all f_k of the sharing."""
     images = check_products(sharing, federation)
     errors = Gaussian.of(ERROR_SIGMA).sample(stream, images.shape[1])
     return residues_(images[0] + errors, federation.parameters.modulus), images

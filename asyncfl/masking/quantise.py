@@ -15,8 +15,7 @@ from asyncfl.parameters import Segment
 _CHUNK: Final = 1 << 16
 """Coordinates at a time: the float64 copy that a norm needs stays in the cache."""
 _SHRINK: Final = 1 - 2.0**-20
-"""Extra factor when rounding has lifted the norm over the bound, so that the second try nearly always fits.
-"""
+"""Extra factor when rounding has lifted the norm over the bound: the second try nearly always fits."""
 
 
 def quantise(update: Tensor, segments: Sequence[Segment], padded: int) -> Tensor:
@@ -38,8 +37,8 @@ def quantise(update: Tensor, segments: Sequence[Segment], padded: int) -> Tensor
         norm = sqrt(_squares(source))
         if not isfinite(norm):
             raise UpdateError(
-                f"coordinates {segment.start} to {segment.stop} of the update hold NaN or infinities: training diverged; "
-                "lower the learning rate, or send zeros"
+                f"coordinates {segment.start} to {segment.stop} of the update hold NaN or "
+                "infinities: training diverged; lower the learning rate, or send zeros"
             )
         factor = segment.bound / max(segment.clip, norm)
         while (reached := _scale_and_round(source, target, factor)) > segment.bound**2:

@@ -5,9 +5,10 @@ Small sigma: inversion of the cumulative distribution, given as integers on a sc
 one sample in two thousand at sigma 4.5) 64 more bits are drawn and compared exactly.
 
 Large sigma: x1 + k*x2 with sigma^2 = s1^2 + k^2 s2^2 (Micciancio and Walter, CRYPTO 2017; Peikert 2010,
-convolution theorem). The sum is within 2^-50 of the discrete Gaussian when s1 and s2 satisfy 1/s1^2 + 1/(k
-s2)^2 <= 1/(k eta)^2, eta the smoothing parameter of Z (as a standard deviation) for 2^-51. Which sample takes
-how many bits is public in time, and nothing else is: table look-ups are by random bits alone.
+convolution theorem). The sum is within 2^-50 of the discrete Gaussian when s1 and s2 satisfy
+1/s1^2 + 1/(k s2)^2 <= 1/(k eta)^2, eta the smoothing parameter of Z (as a standard deviation) for 2^-51.
+
+Not constant-time: look-ups by secret bits leave traces in the cache of the machine that draws.
 """
 
 from __future__ import annotations
@@ -150,8 +151,8 @@ def cumulative(sigma: Decimal, bits: int) -> list[int]:
     tail = ceil(_TAIL * float(sigma)) + 1
     with localcontext() as context:
         context.prec = 80
-        # rho(x) = exp(-x^2 / 2 sigma^2) by the recurrence rho(x+1) = rho(x) g(x), g(x+1) = g(x) exp(-1 /
-        # sigma^2).
+        # rho(x) = exp(-x^2 / 2 sigma^2) by the recurrence rho(x+1) = rho(x) g(x),
+        # g(x+1) = g(x) exp(-1 / sigma^2).
         ratio = (-1 / (2 * sigma * sigma)).exp()
         step = ratio * ratio
         weights = [Decimal(1)]

@@ -26,9 +26,7 @@ from torch import Tensor
 ROWS: Final = 32
 """First factor of N, and the number of coefficients of a packing lane."""
 _CPU_BATCH: Final = 1 << 16
-"""Coefficients of a batch on the CPU: 512 KiB of float64, so that the operands of a product stay in the
-cache.
-"""
+"""Coefficients of a batch on the CPU: 512 KiB of float64, so that a product's operands stay in the cache."""
 _DEVICE_BATCH: Final = 1 << 22
 
 
@@ -153,9 +151,7 @@ class Transform:
 
 
 class Workspace:
-    """Two float64 buffers that stay in the cache from batch to batch: fresh memory costs as much as a
-    product.
-    """
+    """Two float64 buffers that stay in the cache from batch to batch: fresh memory costs like a product."""
 
     __slots__ = ("_buffers", "_views")
 

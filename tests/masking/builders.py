@@ -44,7 +44,13 @@ def client_identity(number: int) -> Identity:
 
 
 def make_federation(
-    weights: int, buffers: int = 0, *, replicas: int = 4, byzantine: int = 1, clients: int = 16, **options: object
+    weights: int,
+    buffers: int = 0,
+    *,
+    replicas: int = 4,
+    byzantine: int = 1,
+    clients: int = 16,
+    **options: object,
 ) -> Federation:
     options = {"preset": "tiny", **options}
     parameters = Parameters.for_clients(clients, replicas=replicas, byzantine=byzantine, **options)
@@ -80,7 +86,8 @@ def share_sums(federation: Federation, uploads: Sequence[masking.Protected]) -> 
     """Every replica's honest answer."""
     return {
         index: masking.sum_packed(
-            [masking.open_share(upload.manifest, index, identity, federation) for upload in uploads], federation
+            [masking.open_share(upload.manifest, index, identity, federation) for upload in uploads],
+            federation,
         )
         for index, identity in enumerate(replica_identities(federation.parameters.replicas))
     }
@@ -113,7 +120,7 @@ class Dealer:
         parameters, ring = self.federation.parameters, self.federation.parameters.ring
         blocks = parameters.blocks(self.federation.dimension)
         engine = transform(ring.degree, ring.modulus, CPU)
-        batches = public_polynomials(self.federation.digest, "payload", blocks, ring.degree, ring.modulus, CPU)
+        batches = public_polynomials(self.federation.digest, "payload", blocks, ring, CPU)
         public = torch.cat(batches, dim=1)
         addend = torch.zeros(blocks * ring.degree, dtype=torch.float64)
         if image is not None:

@@ -55,7 +55,9 @@ def test_liars_are_outvoted_whatever_they_say(lie: str, replicas: int, byzantine
 
 
 def test_two_liars_whose_errors_cancel_change_nothing() -> None:
-    """With weights c_0 e_0 + c_1 e_1 = 0 a subset with both liars opens too; the honest polynomial is reported."""
+    """With weights c_0 e_0 + c_1 e_1 = 0 a subset with both liars opens too; the honest polynomial is
+    reported.
+    """
     federation, uploads, answers = group(7, 2)
     honest, _ = masking.find_secret(loads(uploads), answers, federation)
     first, second = lagrange_weights([1, 2, 3], 0, Q)[:2]
@@ -102,7 +104,9 @@ def test_the_largest_federation_finds_its_secret_among_eight_thousand_subsets() 
 def test_any_n_minus_2t_right_answers_suffice(data: st.DataObject) -> None:
     federation, uploads, answers = _SHARED
     right = data.draw(st.lists(st.integers(0, 6), min_size=3, max_size=7, unique=True))
-    wrong = data.draw(st.lists(st.sampled_from([i for i in range(7) if i not in right] or [7]), max_size=2, unique=True))
+    wrong = data.draw(
+        st.lists(st.sampled_from([i for i in range(7) if i not in right] or [7]), max_size=2, unique=True)
+    )
     told = {index: answers[index] for index in right}
     told |= {index: changed(answers[index], LIES["shifted"]) for index in wrong if index < 7}
     secret, agreeing = masking.find_secret(loads(uploads), told, federation)

@@ -95,8 +95,7 @@ def test_a_changed_core_field_breaks_the_proof_although_the_client_signs_again(n
         changes = {"client": identity.public}
     manifest = resigned(HONEST.manifest, identity, **changes)
     with pytest.raises(InvalidItem):
-        masking.check_manifest(manifest, FEDERATION)
-        masking.verify_public(manifest, HONEST.payload, FEDERATION)
+        check_all(masking.Protected(manifest, HONEST.payload))
 
 
 @pytest.mark.parametrize("index", range(4))
@@ -203,8 +202,9 @@ def test_a_secret_of_another_upload_in_y_is_detected() -> None:
 
 
 def ground_spike(projections: int) -> tuple[Dealer, bytes, ManifestCore]:
-    """Half of q as error at one place: even entries of rho wrap it to almost nothing, so salts are tried until the first
-    `projections` rows have an even entry there."""
+    """Half of q as error at one place: even entries of rho wrap it to almost nothing, so salts are tried
+    until the first `projections` rows have an even entry there.
+    """
     dealer = Dealer(FEDERATION)
     place = 77
     dealer.check_error[place] += (Q - 1) // 2

@@ -35,7 +35,9 @@ def dealt_shares(manifest: masking.Protected) -> dict[int, list[int]]:
     return shares
 
 
-@pytest.mark.parametrize(("replicas", "byzantine", "weights"), [(4, 1, 150), (7, 2, 64), (7, 1, 1), (1, 0, 70)])
+@pytest.mark.parametrize(
+    ("replicas", "byzantine", "weights"), [(4, 1, 150), (7, 2, 64), (7, 1, 1), (1, 0, 70)]
+)
 def test_an_upload_is_what_the_reference_says(replicas: int, byzantine: int, weights: int) -> None:
     federation = make_federation(weights, replicas=replicas, byzantine=byzantine)
     upload = protect_members(federation, 1)[0]
@@ -107,7 +109,11 @@ def test_a_seeded_stream_gives_the_same_upload_but_for_the_boxes() -> None:
     federation = make_federation(200)
     one, two = (
         masking.protect(
-            random_update(federation, 1), CONTEXT, client_identity(0), federation, stream=SecretStream(b"s" * 32)
+            random_update(federation, 1),
+            CONTEXT,
+            client_identity(0),
+            federation,
+            stream=SecretStream(b"s" * 32),
         )
         for _ in range(2)
     )

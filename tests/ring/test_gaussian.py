@@ -1,4 +1,6 @@
-"""The sampler draws the discrete Gaussian: exact boundaries, chi-square over many samples, no torch generator."""
+"""The sampler draws the discrete Gaussian: exact boundaries, chi-square over many samples, no torch
+generator.
+"""
 
 from __future__ import annotations
 
@@ -89,7 +91,9 @@ def chi_square(samples: np.ndarray, sigma: float, width: int) -> tuple[float, in
     return total, cells - 1
 
 
-@pytest.mark.parametrize(("sigma", "width"), [(1.0, 1), (4.5, 1), (31.0, 1), (40.0, 1), (700.0, 30), (19000.5, 1000)])
+@pytest.mark.parametrize(
+    ("sigma", "width"), [(1.0, 1), (4.5, 1), (31.0, 1), (40.0, 1), (700.0, 30), (19000.5, 1000)]
+)
 def test_samples_follow_the_distribution(sigma: float, width: int) -> None:
     samples = Gaussian.of(sigma).sample(SecretStream(b"chi-square".ljust(32)), 400_000).numpy()
     statistic, freedom = chi_square(samples, sigma, width)

@@ -16,7 +16,7 @@ DEPLOYMENT = bytes(range(32))
 
 
 def spectra(preset: Preset, kind: Kind, blocks: int, deployment: bytes = DEPLOYMENT) -> Tensor:
-    return torch.cat(public_polynomials(deployment, kind, blocks, preset.degree, preset.modulus, CPU), dim=1)
+    return torch.cat(public_polynomials(deployment, kind, blocks, preset, CPU), dim=1)
 
 
 @pytest.mark.parametrize("kind", ["check", "payload"])
@@ -43,7 +43,7 @@ def test_more_blocks_change_no_polynomial() -> None:
 
 def test_batches_have_the_cache_size_and_cover_all_blocks() -> None:
     size = batch_blocks(TINY.degree, CPU)
-    batches = public_polynomials(DEPLOYMENT, "payload", size + 5, TINY.degree, TINY.modulus, CPU)
+    batches = public_polynomials(DEPLOYMENT, "payload", size + 5, TINY, CPU)
     assert [batch.shape[1] for batch in batches] == [size, 5]
 
 
@@ -65,5 +65,5 @@ def test_values_are_uniform_over_all_residues() -> None:
 
 
 def test_the_expansion_is_cached() -> None:
-    arguments = (DEPLOYMENT, "payload", 3, TINY.degree, TINY.modulus, CPU)
+    arguments = (DEPLOYMENT, "payload", 3, TINY, CPU)
     assert public_polynomials(*arguments) is public_polynomials(*arguments)

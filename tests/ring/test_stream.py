@@ -19,7 +19,7 @@ def test_seeding_torch_and_numpy_does_not_touch_the_stream() -> None:
     outputs = []
     for _ in range(2):
         torch.manual_seed(1)
-        np.random.seed(1)  # noqa: NPY002
+        np.random.seed(1)
         outputs.append(bytes(SecretStream().take(64)))
     assert outputs[0] != outputs[1]
 

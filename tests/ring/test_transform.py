@@ -163,7 +163,12 @@ def test_cuda_gives_the_same_integers(preset: Preset) -> None:
     engine = transform(preset.degree, preset.modulus, device)
     publics = engine.forward(lanes_of(preset, left).to(device))
     product = engine.multiply_add(
-        publics, engine.multiplier(lanes_of(preset, right).to(device)), torch.zeros(1, device=device), engine.workspace(1)
+        publics,
+        engine.multiplier(lanes_of(preset, right).to(device)),
+        torch.zeros(1, device=device),
+        engine.workspace(1),
     )
-    cpu = multiply_add(preset, engine_of(preset).forward(lanes_of(preset, left)), lanes_of(preset, right), torch.zeros(1))
+    cpu = multiply_add(
+        preset, engine_of(preset).forward(lanes_of(preset, left)), lanes_of(preset, right), torch.zeros(1)
+    )
     assert integers(product.cpu()) == integers(cpu)

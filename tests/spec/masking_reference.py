@@ -86,7 +86,9 @@ def check_polynomials(core: ManifestCore) -> list[list[int]]:
 def unmask(core: ManifestCore, payload: bytes, secret: list[int], block: int) -> list[int]:
     """Centred y_b - a_b*s of one block; blocks from `payload_blocks` on are check blocks."""
     coefficients = ring.unpack(payload, core.degree)[block * core.degree : (block + 1) * core.degree]
-    kind, index = ("payload", block) if block < core.payload_blocks else ("check", block - core.payload_blocks)
+    kind, index = (
+        ("payload", block) if block < core.payload_blocks else ("check", block - core.payload_blocks)
+    )
     public = ring.public_polynomial(core.deployment, kind, index, core.degree, core.modulus)
     mask = ring.multiply(public, secret, core.modulus)
     return [ring.centred(y - m, core.modulus) for y, m in zip(coefficients, mask, strict=True)]

@@ -1,4 +1,6 @@
-"""Ring arithmetic, packing, public polynomials and the discrete Gaussian, slow and obviously right: plain integers."""
+"""Ring arithmetic, packing, public polynomials and the discrete Gaussian, slow and obviously right: plain
+integers.
+"""
 
 from __future__ import annotations
 
@@ -66,7 +68,9 @@ def from_spectrum(values: list[int], modulus: int) -> list[int]:
         powers.append(powers[-1] * inverse_root % modulus)
     scale = pow(degree, -1, modulus)
     return [
-        scale * sum(value * powers[i * (2 * k + 1) % (2 * degree)] for k, value in enumerate(values)) % modulus
+        scale
+        * sum(value * powers[i * (2 * k + 1) % (2 * degree)] for k, value in enumerate(values))
+        % modulus
         for i in range(degree)
     ]
 
@@ -79,9 +83,13 @@ def digest(domain: str, *parts: bytes) -> bytes:
 
 
 def public_spectrum(deployment: bytes, kind: str, index: int, degree: int, modulus: int) -> list[int]:
-    """Values of a_index in natural order of frequency k = r + 32 m; the stream gives them row by row, r first."""
+    """Values of a_index in natural order of frequency k = r + 32 m; the stream gives them row by row, r
+    first.
+    """
     seed = digest(
-        f"asyncfl/1/public-{kind}", deployment, *(value.to_bytes(8, "little") for value in (degree, modulus, index))
+        f"asyncfl/1/public-{kind}",
+        deployment,
+        *(value.to_bytes(8, "little") for value in (degree, modulus, index)),
     )
     stream = randombytes_buf_deterministic(8 * degree + 1024, seed)
     words = (int.from_bytes(stream[at : at + 4], "little") for at in range(0, len(stream), 4))
@@ -99,14 +107,18 @@ def public_polynomial(deployment: bytes, kind: str, index: int, degree: int, mod
 
 
 def pack(coefficients: list[int], degree: int) -> bytes:
-    """Block by block; in a block, column c's 32 coefficients c, c + N/32, ... as one bit string, lowest bit first."""
+    """Block by block; in a block, column c's 32 coefficients c, c + N/32, ... as one bit string, lowest bit
+    first.
+    """
     columns = degree // LANES_DEPTH
     packed = bytearray()
     for start in range(0, len(coefficients), degree):
         block = coefficients[start : start + degree]
         numbers = []
         for column in range(columns):
-            bits = "".join(format(block[row * columns + column], f"0{BITS}b")[::-1] for row in range(LANES_DEPTH))
+            bits = "".join(
+                format(block[row * columns + column], f"0{BITS}b")[::-1] for row in range(LANES_DEPTH)
+            )
             numbers.append(bits)
         for word in range(BITS):
             for bits in numbers:
