@@ -19,6 +19,7 @@ from rich.table import Table
 
 from node.commands.common import ExitCode, JsonFile, messages
 from node.commands.supervise import watched_run, write_results
+from node.commands.up import ClientProcesses
 from node.deployment_creation import NewDeployment, create_deployment
 from node.supervisor.demonstration import fresh_directory
 from node.supervisor.outages import RandomOutages, Rates, TooManyOutages, rates
@@ -33,7 +34,7 @@ def main(
     replicas: Annotated[int, typer.Option(min=4, help="n")] = 4,
     byzantine: Annotated[int, typer.Option(min=1, help="t")] = 1,
     clients: Annotated[int, typer.Option(min=4)] = 16,
-    client_processes: Annotated[int, typer.Option(min=1)] = 4,
+    client_processes: ClientProcesses = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the moments, the victims and the training.")] = 0,
     beyond: Annotated[bool, typer.Option("--beyond", help="Kill t+1 at once; training must stall.")] = False,
     json: JsonFile = None,

@@ -7,9 +7,8 @@ from typing import Annotated, Final
 
 import typer
 
-from asyncfl.errors import ConfigurationError
 from node.commands.common import JsonFile
-from node.commands.supervise import supervise
+from node.commands.supervise import check_client_processes, supervise
 from node.commands.up import ClientProcesses
 from node.deployment_creation import NewDeployment, create_deployment
 from node.supervisor.demonstration import demo_plan, fresh_directory
@@ -27,7 +26,7 @@ def demo(
     epochs: Annotated[int, typer.Option(min=3, help="Every client takes part up to this epoch.")] = 20,
     clients: Annotated[int, typer.Option(min=4)] = 16,
     seed: Annotated[int, typer.Option(min=0, help="Initial weights and data partition.")] = 0,
-    client_processes: ClientProcesses = 4,
+    client_processes: ClientProcesses = None,
     json: JsonFile = None,
 ) -> None:
     """Train a digit classifier with 4 replicas and 16 clients; kill one replica, restart it, compare models.
@@ -41,8 +40,7 @@ def demo(
 
     asyncfl demo my-run --client-processes 16 --json result.json
     """
-    if client_processes > clients:
-        raise ConfigurationError(f"--client-processes {client_processes}: there are only {clients} clients")
+    check_client_processes(client_processes, clients)
     fresh_directory(directory)
     files = create_deployment(directory, NewDeployment(clients=clients, seed=seed))
     supervise(

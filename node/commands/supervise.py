@@ -21,13 +21,15 @@ from node.supervisor.result import Requirements, judge, result_of
 from node.supervisor.run import Run, RunOptions
 
 RESULT_FOLDER: Final = "result"
+CLIENT_PROCESSES: Final = 4
+"""Unless the user says otherwise. More take longer to start: each imports torch."""
 
 
 def supervise(
     files: DeploymentDirectory,
     *,
     epochs: int,
-    client_processes: int,
+    client_processes: int | None,
     plan: Plan,
     baseline: bool = True,
     requirements: Requirements | None = None,
@@ -51,7 +53,7 @@ def watched_run(
     files: DeploymentDirectory,
     *,
     epochs: int,
-    client_processes: int,
+    client_processes: int | None,
     plan: Plan,
     baseline: bool,
     requirements: Requirements | None = None,
@@ -62,13 +64,13 @@ def watched_run(
     with code 130 once every process has ended.
     """
     clients = len(files.deployment.clients)
-    if client_processes > clients:
-        raise ConfigurationError(f"--client-processes {client_processes}: there are only {clients} clients")
+    check_client_processes(client_processes, clients)
     for name in files.deployment.names.values():
         files.identity(name)  # A missing key is said here, not by one of many processes.
     folder = _folder(files)
     view = LivePage(messages) if messages.is_terminal else PlainProgress(messages)
-    options = RunOptions(epochs=epochs, client_processes=client_processes, plan=plan, baseline=baseline)
+    processes = client_processes or min(CLIENT_PROCESSES, clients)
+    options = RunOptions(epochs=epochs, client_processes=processes, plan=plan, baseline=baseline)
     began = time.monotonic()
     try:
         with view:
@@ -100,6 +102,12 @@ def write_results(
     first, _, rest = text.partition("\n")
     colour = "red" if record.failures else "green"
     messages.print(f"\n[bold {colour}]{escape(first)}[/]\n{escape(rest)}", end="", soft_wrap=True)
+
+
+def check_client_processes(client_processes: int | None, clients: int) -> None:
+    """Raises `ConfigurationError` when there are more processes than clients to host."""
+    if client_processes is not None and client_processes > clients:
+        raise ConfigurationError(f"--client-processes {client_processes}: there are only {clients} clients")
 
 
 def _folder(files: DeploymentDirectory) -> Path:

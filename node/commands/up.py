@@ -12,7 +12,10 @@ from node.deployment_files import DeploymentDirectory
 from node.supervisor.plan import Action, ScriptedPlan, parse_step
 
 ClientProcesses = Annotated[
-    int, typer.Option(min=1, help="Processes that share the clients among them; 16 for one each of 16.")
+    int | None,
+    typer.Option(
+        min=1, help="Processes that share the clients; as many as clients: one each.", show_default="4"
+    ),
 ]
 Baseline = Annotated[
     bool, typer.Option("--baseline/--no-baseline", help="Compare with FedAvg in one process, afterwards.")
@@ -30,7 +33,7 @@ def up(
     restart: Annotated[
         list[str] | None, typer.Option(metavar="NAME@WHEN", help="Start a killed replica again.")
     ] = None,
-    client_processes: ClientProcesses = 4,
+    client_processes: ClientProcesses = None,
     baseline: Baseline = True,
     json: JsonFile = None,
 ) -> None:

@@ -37,16 +37,24 @@ class Evaluator(Child):
         self._asked: Certified | None = None
         self._done: set[str] = set()
         self._ready = False
+        self._reader: threading.Thread | None = None
 
     def start(self) -> None:
         super().start()
-        threading.Thread(
+        self._reader = threading.Thread(
             target=self._read, args=(self.output,), daemon=True, name="evaluator-answers"
-        ).start()
+        )
+        self._reader.start()
+
+    def kill(self) -> None:
+        super().kill()
+        if self._reader is not None:
+            self._reader.join()
 
     def _read(self, stream: IO[bytes]) -> None:
-        for line in stream:
-            self._answers.put(json.loads(line))
+        with stream:
+            for line in stream:
+                self._answers.put(json.loads(line))
         self._answers.put(None)
 
     def offer(self, model: Certified | None) -> None:

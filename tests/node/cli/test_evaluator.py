@@ -1,0 +1,90 @@
+"""The evaluator's process: accuracy, baseline and model files, without torch in the supervisor."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from asyncfl.digest import content_digest
+from node.deployment_files import DeploymentDirectory
+from node.supervisor.children import ChildFailed
+from node.supervisor.evaluation import Evaluator, find_blob
+from node.supervisor.watch import Certified
+
+from .test_children import eventually, gone
+
+
+@pytest.fixture
+def evaluator(copied: DeploymentDirectory) -> Iterator[Evaluator]:
+    process = Evaluator(copied)
+    process.start()
+    yield process
+    process.kill()
+
+
+def stored(files: DeploymentDirectory, data: bytes) -> Certified:
+    digest = content_digest(data).hex()
+    folder = files.state("replica-3") / "blobs" / digest[:2]
+    folder.mkdir(parents=True)
+    (folder / digest).write_bytes(data)
+    return Certified("aa" * 32, 4, digest)
+
+
+def test_models_are_evaluated_saved_and_compared(
+    copied: DeploymentDirectory, evaluator: Evaluator, tmp_path: Path
+) -> None:
+    from node.training.files import read_model
+
+    initial = copied.initial_model()
+    model = stored(copied, initial)
+    accuracy = evaluator.accuracy(model)
+    assert 0.0 < accuracy < 0.5
+    assert evaluator.accuracy(model) == accuracy
+    evaluator.save(model, tmp_path / "m.safetensors", {"asyncfl.entries": "4"})
+    assert read_model(tmp_path / "m.safetensors")[1] == initial
+    rounds: list[tuple[int, int]] = []
+    assert evaluator.baseline(2, lambda number, of: rounds.append((number, of))) > accuracy
+    assert rounds == [(1, 2), (2, 2)]
+
+    # While a run goes on: offered, and collected when done; the same model is not evaluated twice.
+    other = stored(copied, bytes(len(initial)))
+    found: list[tuple[Certified, float]] = []
+
+    def collected() -> bool:
+        evaluator.offer(other)
+        found.extend(evaluator.collect())
+        return bool(found)
+
+    assert eventually(collected)
+    assert found[0][0] == other
+    evaluator.offer(other)
+    assert evaluator.collect() == []
+
+    # A blob that is gone or damaged in between is no reason to stop; as the final model it is.
+    path = find_blob(copied, other.model)
+    assert path is not None
+    path.write_bytes(b"damaged")
+    with pytest.raises(ChildFailed, match="damaged"):
+        evaluator.accuracy(other)
+    path.unlink()
+    with pytest.raises(ChildFailed, match="no replica has the final model"):
+        evaluator.accuracy(other)
+    assert evaluator.accuracy(model) == accuracy
+
+
+def test_an_evaluator_that_ends_is_noticed_with_its_last_words(copied: DeploymentDirectory) -> None:
+    (copied.root / "deployment.toml").write_text("broken =")
+    evaluator = Evaluator(copied)
+    evaluator.start()
+    with pytest.raises(ChildFailed, match=r"(?s)evaluator has ended by itself.*deployment\.toml"):
+        evaluator.accuracy(stored(copied, b"1234"))
+    evaluator.kill()
+
+
+def test_the_evaluator_ends_when_its_standard_input_ends(evaluator: Evaluator) -> None:
+    assert evaluator.pid is not None
+    evaluator.stdin.close()
+    assert evaluator.wait(30)
+    assert gone(evaluator.pid)

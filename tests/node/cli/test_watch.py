@@ -1,0 +1,133 @@
+"""What the supervisor takes from the nodes' statuses, and what it waits for at the end."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from node.deployment_files import DeploymentDirectory
+from node.supervisor.run import explain_drain
+from node.supervisor.watch import Certified, Phase, client_view, read_status, replica_view
+
+from .samples import MODEL, VERSION, replica, snapshot
+
+STATUS: dict[str, Any] = {
+    "pid": 42,
+    "state": "up",
+    "entries": 7,
+    "epoch": 2,
+    "version": VERSION,
+    "certified": {"version": VERSION, "entries": 7, "model": MODEL},
+    "inclusion": {"01" * 32: 2},
+    "uploads": {"stored": 3, "open": 1},
+    "groups_open": 2,
+    "connected": 3,
+    "connected_clients": 16,
+    "stall": "why",
+}
+
+
+def test_a_status_is_read_as_it_is_written() -> None:
+    view = replica_view("replica-0", STATUS, pid=42, down=None)
+    assert view.phase is Phase.UP
+    assert view.answers
+    assert (view.entries, view.epoch, view.uploads_open, view.groups_open) == (7, 2, 1, 2)
+    assert view.certified == Certified(VERSION, 7, MODEL)
+    assert view.stall == "why"
+
+
+@pytest.mark.parametrize(
+    ("status", "down", "phase"),
+    [
+        ({}, None, Phase.STARTING),
+        ({**STATUS, "pid": 41}, None, Phase.STARTING),
+        ({**STATUS, "state": "starting"}, None, Phase.STARTING),
+        ({**STATUS, "state": "catching_up"}, None, Phase.CATCHING_UP),
+        (STATUS, Phase.KILLED, Phase.KILLED),
+        ({**STATUS, "certified": None}, None, Phase.UP),
+    ],
+)
+def test_a_status_of_an_earlier_life_is_not_taken_for_this_one(
+    status: dict[str, Any], down: Phase | None, phase: Phase
+) -> None:
+    assert replica_view("replica-0", status, pid=42, down=down).phase is phase
+
+
+def test_a_client_is_not_done_because_it_was_in_an_earlier_run() -> None:
+    status = {"pid": 42, "state": "resting", "done": True, "epoch": 21, "sent": 20}
+    assert client_view("client-0", status, pid=42).done
+    view = client_view("client-0", status, pid=43)
+    assert not view.done
+    assert view.sent == 20
+    assert view.waiting_for == "its process to start"
+
+
+@pytest.mark.parametrize("content", [None, b"", b"{", b"[1]", b"\xff"])
+def test_a_status_that_is_absent_or_broken_counts_as_none(
+    copied: DeploymentDirectory, content: bytes | None
+) -> None:
+    path = copied.status_file("replica-0")
+    path.parent.mkdir(parents=True)
+    if content is not None:
+        path.write_bytes(content)
+    assert read_status(copied, "replica-0") == {}
+    path.write_text(json.dumps(STATUS))
+    assert read_status(copied, "replica-0") == STATUS
+
+
+def test_figures_are_those_of_the_replica_that_is_furthest() -> None:
+    view = snapshot(
+        replica("replica-0", entries=5, epoch=2, inclusion={"01" * 32: 1}),
+        replica("replica-1", Phase.KILLED, entries=9, epoch=4, inclusion={"01" * 32: 6}, stall="old"),
+        replica("replica-2", entries=9, epoch=3, stall="why"),
+        replica("replica-3", stall="why"),
+    )
+    assert (view.entries, view.epoch, view.included) == (12, 4, 5)
+    assert view.stalls == ["why"]
+    assert (view.sent, view.done) == (5, 1)
+    assert view.client_epochs == [(3, 1)]
+
+
+def test_a_drain_is_over_when_the_running_replicas_agree_on_a_certified_model() -> None:
+    everybody = snapshot()
+    assert explain_drain(everybody, late=True) is None
+    killed = snapshot(replica("replica-0"), replica("replica-1", Phase.KILLED, version="old", certified=None))
+    assert explain_drain(killed, late=True) is None
+
+
+@pytest.mark.parametrize(
+    ("odd", "said"),
+    [
+        (
+            replica("replica-1", Phase.CATCHING_UP, entries=3),
+            "replica-1 to be up (catching up, 3 of 12 entries)",
+        ),
+        (replica("replica-1", Phase.STARTING), "replica-1 to be up"),
+        (replica("replica-1", groups_open=2), "replica-1 to finish 2 open groups"),
+        (
+            replica("replica-1", version="cc", entries=11),
+            "to hold the same entries (replica-0 12, replica-1 11)",
+        ),
+        (replica("replica-1", certified=None), "replica-1 to have a certified model"),
+        (replica("replica-1", certified=Certified("cc", 11, MODEL)), "replica-1 to have a certified model"),
+        (replica("replica-1", uploads_open=3), "3 uploads that may still ride"),
+    ],
+)
+def test_a_drain_says_what_it_waits_for(odd: Any, said: str) -> None:
+    waiting = explain_drain(snapshot(replica("replica-0"), odd), late=True)
+    assert waiting is not None
+    assert said in waiting
+
+
+def test_late_uploads_are_not_waited_for_for_ever() -> None:
+    view = snapshot(replica("replica-0", uploads_open=3))
+    assert explain_drain(view, late=True) is not None
+    assert explain_drain(view, late=False) is None
+
+
+def test_a_drain_without_any_replica_says_so() -> None:
+    dead = tuple(replace(replica(f"replica-{i}"), phase=Phase.KILLED) for i in range(4))
+    assert explain_drain(snapshot(*dead), late=True) == "a replica to run"
