@@ -24,6 +24,8 @@ OPENING_BOUND: Final = 16384
 """Largest check-block residue per member and coordinate that an opening accepts."""
 MAX_LATE_EPOCHS: Final = 8
 """How many epochs an upload may ride on top of later groups before it expires."""
+SMALLEST_CELL: Final = 3
+"""Default cells have at least so many clients, however few there are for each replica."""
 MAX_SCALE: Final = 1 << 15
 
 
@@ -76,11 +78,13 @@ class Parameters(BaseModel):
     rule: Literal["mean"] = "mean"
     allow_minority_groups: bool = False
     allow_small_private_groups: bool = False
+    allow_single_clients: bool = False
 
     @classmethod
     def for_clients(cls, clients: int, *, replicas: int = 4, byzantine: int = 1, **options: object) -> Self:
         """Defaults of section 10 for a roster of `clients`. Raises `ParameterError`."""
-        size = options.pop("cell_size", None) or max(1, clients // max(1, replicas))
+        even = min(clients // max(1, replicas), MAX_GROUP // 2)
+        size = options.pop("cell_size", None) or max(even, min(clients, SMALLEST_CELL))
         if not isinstance(size, int) or size > clients:
             raise ParameterError(f"cell_size {size} exceeds the {clients} clients of the roster")
         values: dict[str, object] = {
@@ -108,6 +112,11 @@ class Parameters(BaseModel):
             raise ParameterError(
                 f"min_group {self.min_group} is a minority of a cell of {self.cell_size}: a coordinator could "
                 f"surround a victim; use at least {ceil(self.cell_size / 2)} or set allow_minority_groups"
+            )
+        if self.min_group == 1 and not self.allow_single_clients:
+            raise ParameterError(
+                "min_group 1 opens the updates of single clients: only their own noise would protect them; use at "
+                "least 2, or set allow_single_clients if that is what you want"
             )
         if not self.min_group <= self.max_group <= MAX_GROUP:
             raise ParameterError(

@@ -162,7 +162,7 @@ def replica_view(name: str, status: dict[str, Any], *, pid: int | None, down: Ph
         if certified
         else None,
         inclusion=status.get("inclusion") or {},
-        uploads_open=uploads.get("open", 0),
+        uploads_open=uploads.get("waiting", 0),
         groups_open=status.get("groups_open", 0),
         peers=status.get("connected", 0),
         clients=status.get("connected_clients", 0),

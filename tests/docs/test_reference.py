@@ -59,6 +59,6 @@ def test_init_writes_the_documented_facts_and_group_sizes(tmp_path: Path, client
     made = CliRunner().invoke(app, ["init", str(tmp_path / "x"), "--clients", str(clients), "--json"])
     facts = json.loads(made.stdout)
     assert set(facts) == {"directory", "deployment", "replicas", "clients", "dimension", "parameters"}
-    expected = {4: (1, 1, 2), 16: (4, 3, 8)}[clients]
+    expected = {4: (3, 2, 6), 16: (4, 3, 8)}[clients]
     used = facts["parameters"]
     assert (used["cell_size"], used["min_group"], used["max_group"]) == expected
