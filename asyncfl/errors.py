@@ -12,6 +12,7 @@
     │   └── InvalidItem         a relayed or gossiped item that fails a check: dropped, closes nothing
     ├── UpdateError             the trained update cannot be masked: wrong length, NaN or infinity
     ├── OpeningError            no subset of the share sums at hand opens the group (yet)
+    ├── UnsupportedEvent        a privacy event that cannot be interpreted: epsilon is never guessed
     ├── StorageError            the disk or database refused; names the file and the remedy
     │   └── BlobMissing         a blob that is not (or no longer) stored
     └── DeadlineExceeded        a wait ended; names what was waited for
@@ -60,6 +61,10 @@ class UpdateError(AsyncflError):
 
 class OpeningError(AsyncflError):
     """No subset of the share sums at hand opens the group."""
+
+
+class UnsupportedEvent(AsyncflError):
+    """A durable privacy event of unknown form, or one that cannot have happened in this deployment."""
 
 
 class StorageError(AsyncflError):
