@@ -29,11 +29,14 @@ def bench(
     """
     from node.bench_protect import bench_protect
     from node.bench_transport import bench_transport
+    from node.logs import configure
 
+    # Connections come and go while this measures; nobody wants to read that.
+    configure(level="warning")
     messages.print("masking …")
     figures: dict[str, Any] = {"dim": dim, "threads": threads, **bench_protect(dim, repeat, threads)}
     messages.print("transport …")
-    figures.update(asyncio.run(bench_transport(dim)))
+    figures["transport"] = asyncio.run(bench_transport(dim))
     if json is not None:
         write_json(figures, json)
         if str(json) == "-":

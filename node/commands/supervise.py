@@ -77,8 +77,9 @@ def watched_run(
             record = Run(files, options, view).execute(folder / "model.safetensors")
     except KeyboardInterrupt:
         messages.print(
-            f"interrupted after {time.monotonic() - began:.0f} s; every process was stopped, and the same "
-            "command resumes where it was"
+            f"interrupted after {time.monotonic() - began:.0f} s; every process was stopped; to resume: "
+            f"asyncfl up {escape(str(files.root))} --epochs {epochs}",
+            soft_wrap=True,
         )
         raise typer.Exit(int(ExitCode.INTERRUPTED)) from None
     record.failures += judge(record, requirements or Requirements())

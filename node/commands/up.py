@@ -41,7 +41,7 @@ def up(
 
     Ends when every client has taken part up to the last epoch and the replicas agree. Results go to
     DIR/result: report.txt, result.json, accuracy.png, model.safetensors. Ctrl-C stops everything; the same
-    command resumes.
+    command then resumes.
 
     [bold]Examples[/]
 

@@ -146,27 +146,23 @@ def _headline(record: Record) -> Table:
 
 def _replicas(snapshot: Snapshot) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    # Wide enough for anything, so that the page does not move about.
-    for heading, width in {"replica": 11, "state": 13}.items():
+    # Wide enough for anything, so that the page does not move about; and 80 columns hold it all.
+    for heading, width in {"replica": 9, "state": 13}.items():
         table.add_column(heading, min_width=width, no_wrap=True)
-    for heading in ("entries", "epoch", "replicas", "clients", "waiting"):
+    for heading in ("entries", "epoch", "peers"):
         table.add_column(heading, justify="right", no_wrap=True)
     for heading in ("received", "sent"):
         table.add_column(heading, justify="right", min_width=8, no_wrap=True)
     for replica in snapshot.replicas:
-        style = COLOURS[replica.phase]
-        known = replica.answers
         table.add_row(
             replica.name,
-            Text(f"● {replica.phase}", style=style),
+            Text(f"● {replica.phase}", style=COLOURS[replica.phase]),
             str(replica.entries),
             str(replica.epoch),
-            str(replica.peers) if known else "–",
-            str(replica.clients) if known else "–",
-            str(replica.uploads_open) if known else "–",
+            f"{replica.peers}+{replica.clients}" if replica.answers else "–",
             size(replica.bytes_in),
             size(replica.bytes_out),
-            style=None if known else "dim",
+            style=None if replica.answers else "dim",
         )
     return table
 
@@ -179,7 +175,10 @@ def _figures(record: Record) -> Table:
     epochs = [f"{count} at epoch {epoch}" for epoch, count in snapshot.client_epochs]
     done = [f"{snapshot.done} done"] if snapshot.done else []
     table.add_row("clients", "   ".join([*epochs, *done]) or "starting")
-    table.add_row("uploads", f"{snapshot.sent} sent, {snapshot.included} in the model")
+    waiting = max((replica.uploads_open for replica in snapshot.replicas if replica.answers), default=0)
+    table.add_row(
+        "uploads", f"{snapshot.sent} sent   {snapshot.included} in the model   {waiting} waiting for a group"
+    )
     if record.accuracies:
         values = [point.accuracy for point in record.accuracies]
         table.add_row("accuracy", f"[bold green]{values[-1]:.3f}[/]  [green]{sparkline(values)}[/]")

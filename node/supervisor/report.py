@@ -38,15 +38,12 @@ def outages(record: Record) -> list[str]:
             ),
             None,
         )
-        told = f"{event.replica} killed at {clock(event.seconds)}, epoch {event.epoch}"
+        told = f"{event.replica} killed {clock(event.seconds)} (epoch {event.epoch})"
         if back is None:
-            gained = record.snapshot.entries - event.entries
-            sentences.append(f"{told}, and not started again; {gained} entries since")
+            sentences.append(f"{told}, left dead; {record.snapshot.entries - event.entries} entries since")
         else:
             gained = back.entries - event.entries
-            sentences.append(
-                f"{told}; back at {clock(back.seconds)}, epoch {back.epoch}; {gained} entries without it"
-            )
+            sentences.append(f"{told}, back {clock(back.seconds)} (epoch {back.epoch}); {gained} entries")
     return sentences
 
 
@@ -63,20 +60,21 @@ def report(record: Record, deployment: Deployment, result: dict[str, Any], folde
     uploads = result["uploads"]
     lines.append(
         f"  ledger     {snapshot.entries} entries up to epoch {snapshot.epoch}; {uploads['included']} of "
-        f"{uploads['sent']} uploads are in; longest time without an entry {record.longest_stall:.1f} s"
+        f"{uploads['sent']} uploads"
     )
+    lines.append(f"  stall      at most {record.longest_stall:.1f} s without a new entry")
     lines += [f"  outage     {sentence}" for sentence in outages(record)]
     digests = set(result["model_digest"].values())
     if len(digests) == 1 and record.final is not None:
         lines.append(
-            f"  agreement  {len(result['model_digest'])} replicas hold model {digests.pop()[:16]}, "
-            f"bit for bit (version {record.final.version[:16]})"
+            f"  agreement  {len(result['model_digest'])} replicas hold model {digests.pop()[:16]}, bit for bit"
         )
+        lines.append(f"  version    {record.final.version[:16]}")
     sizes = result["upload_bytes"]
     if sizes["overhead"] is not None:
         lines.append(
-            f"  upload     {size(sizes['masked'])} masked + {size(sizes['overhead'])} for shares, proof and "
-            f"channel; plain float32 {size(sizes['float32'])}"
+            f"  upload     {size(sizes['masked'])} masked + {size(sizes['overhead'])} shares, proof, channel; "
+            f"float32 {size(sizes['float32'])}"
         )
     lines.append(f"  time       {clock(record.seconds)}")
     lines.append(f"  results    {folder}")

@@ -270,6 +270,7 @@ class Run:
         self.record.waiting_for = None
         if stage is not Stage.DONE:
             self._say(f"{stage} …")
+        self._view.update(self.record)
 
     def _say(self, text: str) -> None:
         self._view.say(self.record, text)

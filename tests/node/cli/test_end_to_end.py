@@ -27,8 +27,8 @@ ASYNCFL = [sys.executable, "-m", "node.cli"]
 
 @pytest.fixture
 def alone(tmp_path: Path) -> DeploymentDirectory:
-    """One replica and one client: the fewest processes."""
-    wanted = NewDeployment(replicas=1, byzantine=0, clients=1)
+    """One replica and two clients, the fewest whose updates are masked."""
+    wanted = NewDeployment(replicas=1, byzantine=0, clients=2)
     return create_deployment(tmp_path / "run", wanted)
 
 
@@ -82,11 +82,13 @@ class Running:
         self.files = files
         self.log = (files.root / "up.log").open("w+")
         self.process = subprocess.Popen(
-            [*ASYNCFL, "up", str(files.root), "--epochs", "100000"], stdout=self.log, stderr=subprocess.STDOUT
+            [*ASYNCFL, "up", str(files.root), "--epochs", "100000", "--client-processes", "1"],
+            stdout=self.log,
+            stderr=subprocess.STDOUT,
         )
 
     def children(self) -> list[int]:
-        """Once the replica, the client and the evaluator are there and training is under way."""
+        """Once the replica, the clients' process and the evaluator are there and training is under way."""
 
         def under_way() -> bool:
             assert self.process.poll() is None, self.text()

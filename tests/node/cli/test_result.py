@@ -138,7 +138,8 @@ def test_report_says_what_happened_and_failures_first(made: DeploymentDirectory,
     text = report(ran, made.deployment, result_of(ran, made.deployment), tmp_path)
     assert text.startswith(f"{made.deployment.name}: passed\n")
     assert "0.9500" in text
-    assert "replica-2 killed at 0:05, epoch 1; back at 0:09, epoch 2; 4 entries without it" in text
+    assert "replica-2 killed 0:05 (epoch 1), back 0:09 (epoch 2); 4 entries" in text
+    assert max(map(len, text.splitlines()[:-1])) <= 80
     assert "bit for bit" in text
     ran.failures = ["liveness: something"]
     text = report(ran, made.deployment, result_of(ran, made.deployment), tmp_path)
