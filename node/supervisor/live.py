@@ -175,7 +175,7 @@ def _figures(record: Record) -> Table:
     epochs = [f"{count} at epoch {epoch}" for epoch, count in snapshot.client_epochs]
     done = [f"{snapshot.done} done"] if snapshot.done else []
     table.add_row("clients", "   ".join([*epochs, *done]) or "starting")
-    waiting = max((replica.uploads_open for replica in snapshot.replicas if replica.answers), default=0)
+    waiting = max((replica.uploads_waiting for replica in snapshot.replicas if replica.answers), default=0)
     table.add_row(
         "uploads", f"{snapshot.sent} sent   {snapshot.included} in the model   {waiting} waiting for a group"
     )

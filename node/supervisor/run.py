@@ -305,8 +305,8 @@ def explain_drain(snapshot: Snapshot, *, late: bool) -> str | None:
     for replica in running:
         if replica.certified is None or replica.certified.version != replica.version:
             return f"{replica.name} to have a certified model of its {replica.entries} entries"
-    if late and any(replica.uploads_open for replica in running):
-        count = max(replica.uploads_open for replica in running)
+    if late and any(replica.uploads_waiting for replica in running):
+        count = max(replica.uploads_waiting for replica in running)
         return f"{count} uploads that may still ride on a later group"
     return None
 

@@ -41,7 +41,7 @@ class ReplicaView:
     certified: Certified | None = None
     inclusion: dict[str, int] = field(default_factory=dict)
     """Memberships by client key (hex)."""
-    uploads_open: int = 0
+    uploads_waiting: int = 0
     groups_open: int = 0
     peers: int = 0
     clients: int = 0
@@ -162,7 +162,7 @@ def replica_view(name: str, status: dict[str, Any], *, pid: int | None, down: Ph
         if certified
         else None,
         inclusion=status.get("inclusion") or {},
-        uploads_open=uploads.get("waiting", 0),
+        uploads_waiting=uploads.get("waiting", 0),
         groups_open=status.get("groups_open", 0),
         peers=status.get("connected", 0),
         clients=status.get("connected_clients", 0),

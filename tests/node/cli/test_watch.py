@@ -22,7 +22,7 @@ STATUS: dict[str, Any] = {
     "version": VERSION,
     "certified": {"version": VERSION, "entries": 7, "model": MODEL},
     "inclusion": {"01" * 32: 2},
-    "uploads": {"stored": 3, "open": 1},
+    "uploads": {"stored": 3, "waiting": 1},
     "groups_open": 2,
     "connected": 3,
     "connected_clients": 16,
@@ -34,7 +34,7 @@ def test_a_status_is_read_as_it_is_written() -> None:
     view = replica_view("replica-0", STATUS, pid=42, down=None)
     assert view.phase is Phase.UP
     assert view.answers
-    assert (view.entries, view.epoch, view.uploads_open, view.groups_open) == (7, 2, 1, 2)
+    assert (view.entries, view.epoch, view.uploads_waiting, view.groups_open) == (7, 2, 1, 2)
     assert view.certified == Certified(VERSION, 7, MODEL)
     assert view.stall == "why"
 
@@ -113,7 +113,7 @@ def test_a_drain_is_over_when_the_running_replicas_agree_on_a_certified_model() 
         ),
         (replica("replica-1", certified=None), "replica-1 to have a certified model"),
         (replica("replica-1", certified=Certified("cc", 11, MODEL)), "replica-1 to have a certified model"),
-        (replica("replica-1", uploads_open=3), "3 uploads that may still ride"),
+        (replica("replica-1", uploads_waiting=3), "3 uploads that may still ride"),
     ],
 )
 def test_a_drain_says_what_it_waits_for(odd: Any, said: str) -> None:
@@ -123,7 +123,7 @@ def test_a_drain_says_what_it_waits_for(odd: Any, said: str) -> None:
 
 
 def test_late_uploads_are_not_waited_for_for_ever() -> None:
-    view = snapshot(replica("replica-0", uploads_open=3))
+    view = snapshot(replica("replica-0", uploads_waiting=3))
     assert explain_drain(view, late=True) is not None
     assert explain_drain(view, late=False) is None
 
