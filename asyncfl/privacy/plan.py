@@ -12,7 +12,7 @@ from asyncfl.parameters import MAX_GROUP, Parameters
 from asyncfl.privacy.accountant import Mechanism, approximate_epsilon, epsilon
 from asyncfl.privacy.allowance import Cells, isolation_probability, malicious_allowance
 from asyncfl.privacy.calibration import Budget, calibrate
-from asyncfl.privacy.verdict import best_server_rate, judge, largest_usable_ratio
+from asyncfl.privacy.verdict import judge, largest_usable_ratio, suitable_server_rate
 
 DIGITS_DIMENSION: Final = 4810
 """Parameters of the built-in task's model."""
@@ -20,6 +20,7 @@ _CELL_TO_GROUP: Final = 1.5
 """Groups are two thirds of their cell, as by default."""
 _GROUPS: Final = (3, 8, 16, 32, MAX_GROUP, 128, 256, 512, 1024)
 _FACTORS: Final = (0.25, 0.5, 2.0, 4.0)
+_SERVER_RATES: Final = (1.0, 0.3, 0.1, 0.03)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +69,8 @@ class Outcome:
 
     `noise_per_parameter` is the standard deviation of the noise in a row's mean (all clients present),
     `noise_norm` its expected L2 norm, both in model units before the server's learning rate; `error` is
-    `noise_norm` over the clip. `obstacle` says why such a deployment would be refused today, or is None.
+    `noise_norm` over the clip. `best_verdict` is the verdict at `suitable_server_lr`. `obstacle` says why such a
+    deployment would be refused today, or is None.
     """
 
     noise_multiplier: float
@@ -77,6 +79,8 @@ class Outcome:
     noise_norm: float
     error: float
     verdict: str
+    suitable_server_lr: float
+    best_verdict: str
     obstacle: str | None
 
 
@@ -90,13 +94,16 @@ def outcome(wish: Wish) -> Outcome:
     multiplier = calibrate(wish.budget, wish.epochs, mechanism)
     each = multiplier * wish.clip / sqrt(honest * wish.clients)
     norm = each * sqrt(wish.dimension)
+    suitable = suitable_server_rate(norm / wish.clip, wish.epochs)
     return Outcome(
         noise_multiplier=multiplier,
         epsilon=epsilon(mechanism(multiplier), wish.epochs, wish.budget.delta),
         noise_per_parameter=each,
         noise_norm=norm,
         error=norm / wish.clip,
-        verdict=judge(norm / wish.clip, wish.epochs).value,
+        verdict=judge(norm / wish.clip, wish.epochs, wish.server_learning_rate).value,
+        suitable_server_lr=suitable,
+        best_verdict=judge(norm / wish.clip, wish.epochs, suitable).value,
         obstacle=_obstacle(wish, multiplier),
     )
 
@@ -112,7 +119,6 @@ def plan(wish: Wish) -> dict[str, Any]:
         ),
         "signal_to_noise": 1 / found.error,
         "largest_usable_error": largest_usable_ratio(wish.epochs),
-        "suggested_server_lr": best_server_rate(found.error, wish.epochs),
         "epochs": wish.epochs,
         "clients": wish.clients,
         "cell_size": cells.cell_size,
@@ -149,13 +155,13 @@ def variations(wish: Wish) -> Iterator[tuple[str, float, Wish]]:
         yield "epochs", epochs, replace(wish, epochs=epochs)
     for factor in _FACTORS:
         yield "clip", factor * wish.clip, replace(wish, clip=factor * wish.clip)
-    for rate in (1.0, 0.3, 0.1, 0.03):
+    for rate in _SERVER_RATES:
         if rate != wish.server_learning_rate:
             yield "server_lr", rate, replace(wish, server_learning_rate=rate)
 
 
 def smallest_usable_group(wish: Wish, multiplier: float) -> int | None:
-    """The smallest min_group that the verdict calls usable, or None when not even all clients suffice."""
+    """The smallest min_group that is usable at a suitable server learning rate; None: not even all clients are."""
     limit = largest_usable_ratio(wish.epochs)
     honest = max(1, ceil(multiplier**2 * wish.dimension / (wish.clients * limit**2)))
     group = honest

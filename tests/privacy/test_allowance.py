@@ -87,7 +87,11 @@ def test_isolation_in_a_small_deployment_is_bounded_above_what_shuffles_do() -> 
 def test_the_projects_shuffle_fills_a_cell_as_often_as_chance_does() -> None:
     clients, bad, size, draws = 24, 9, 6, 400
     counts = [
-        int(np.sum(compute_shuffled_positions(clients, digest("test", number.to_bytes(2, "big")))[:bad] < size))
+        int(
+            np.sum(
+                compute_shuffled_positions(clients, digest("test", number.to_bytes(2, "big")))[:bad] < size
+            )
+        )
         for number in range(draws)
     ]
     expected = more_than(Cells(clients, size, 4), bad / clients, 2)

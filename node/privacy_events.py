@@ -1,0 +1,69 @@
+"""Read a client's durable privacy events without touching its state, also while the client runs.
+
+A running client holds its file exclusively, so a copy of the file and its write-ahead log is read. A copy that a
+checkpoint of the client may have overlapped is thrown away: then the main file changed, or has only just.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import time
+from contextlib import closing
+from pathlib import Path
+from typing import Final
+
+from asyncfl.effects import Table
+from asyncfl.errors import StorageError
+from node.state_file import damaged, explained, is_sound, open_file
+
+SETTLED_NS: Final = 50_000_000
+"""A main file that changed more recently may be in the middle of a checkpoint (file times tick in 1 to 10 ms)."""
+ATTEMPTS: Final = 20
+PAUSE_SECONDS: Final = 0.1
+
+
+def read_events(path: Path, owner: bytes) -> dict[bytes, bytes]:
+    """The rows of the privacy table in the state file at `path`, which stays as it is.
+
+    `owner` is the deployment's digest and the client's public key. Raises `StorageError` as `Storage.open`
+    does, and when the client writes so often that no copy succeeds.
+    """
+    with tempfile.TemporaryDirectory(prefix="asyncfl-privacy-") as folder:
+        copy = Path(folder) / path.name
+        for _ in range(ATTEMPTS):
+            if _copied(path, copy):
+                break
+            time.sleep(PAUSE_SECONDS)
+        else:
+            raise StorageError(f"{path}: written to all the time; try again, or stop the client first")
+        try:
+            return _rows(copy, owner)
+        except StorageError as error:
+            raise StorageError(str(error).replace(str(copy), str(path))) from None
+
+
+def _copied(path: Path, copy: Path) -> bool:
+    """Copy the file, then its log; whether the file kept still meanwhile."""
+    log = path.with_name(path.name + "-wal")
+    with explained(path):
+        before = path.stat()
+        if abs(time.time_ns() - before.st_mtime_ns) < SETTLED_NS:
+            return False
+        shutil.copyfile(path, copy)
+        try:
+            shutil.copyfile(log, copy.with_name(copy.name + "-wal"))
+        except FileNotFoundError:
+            copy.with_name(copy.name + "-wal").unlink(missing_ok=True)
+        after = path.stat()
+    return (before.st_mtime_ns, before.st_size) == (after.st_mtime_ns, after.st_size)
+
+
+def _rows(copy: Path, owner: bytes) -> dict[bytes, bytes]:
+    rows: dict[bytes, bytes] = {}
+    with closing(open_file(copy, owner)) as connection, explained(copy):
+        for key, value, stored in connection.execute(f'SELECT key, value, checksum FROM "{Table.PRIVACY}"'):
+            if not is_sound(key, value, stored):
+                raise damaged(copy, f"a row of table {Table.PRIVACY} fails its checksum")
+            rows[key] = value
+    return rows
