@@ -28,7 +28,8 @@ class Wish:
     """What the user wants. Raises `ParameterError` for what cannot be.
 
     `budget` for one client over `epochs` uploads; `clients` in the roster, all taken to be present; `dimension`
-    floating parameters; `clip` is C, in model units.
+    floating parameters; `clip` is C, in model units. Verdicts take `usual_clip` (by default `clip`) for a third
+    of an unclipped update's norm, as in the measurements: a smaller clip then acts like a smaller server rate.
     """
 
     budget: Budget
@@ -40,6 +41,7 @@ class Wish:
     server_learning_rate: float = 1.0
     malicious_fraction: float = 0.0
     replicas: int = 4
+    usual_clip: float | None = None
 
     def __post_init__(self) -> None:
         if min(self.epochs, self.clients, self.min_group, self.dimension) < 1:
@@ -57,6 +59,11 @@ class Wish:
         """Cells half as large again as `min_group`, if there are enough clients."""
         size = min(self.clients, max(self.min_group, int(_CELL_TO_GROUP * self.min_group)))
         return Cells(self.clients, size, self.replicas)
+
+    @property
+    def relative_clip(self) -> float:
+        """The clip over the usual one."""
+        return self.clip / (self.usual_clip or self.clip)
 
     @property
     def allowance(self) -> int:
@@ -95,14 +102,15 @@ def outcome(wish: Wish) -> Outcome:
     each = multiplier * wish.clip / sqrt(honest * wish.clients)
     norm = each * sqrt(wish.dimension)
     suitable = suitable_server_rate(norm / wish.clip, wish.epochs)
+    used = wish.server_learning_rate * wish.relative_clip
     return Outcome(
         noise_multiplier=multiplier,
         epsilon=epsilon(mechanism(multiplier), wish.epochs, wish.budget.delta),
         noise_per_parameter=each,
         noise_norm=norm,
         error=norm / wish.clip,
-        verdict=judge(norm / wish.clip, wish.epochs, wish.server_learning_rate).value,
-        suitable_server_lr=suitable,
+        verdict=judge(norm / wish.clip, wish.epochs, used).value,
+        suitable_server_lr=suitable / wish.relative_clip,
         best_verdict=judge(norm / wish.clip, wish.epochs, suitable).value,
         obstacle=_obstacle(wish, multiplier),
     )
@@ -154,7 +162,7 @@ def variations(wish: Wish) -> Iterator[tuple[str, float, Wish]]:
         epochs = max(1, round(factor * wish.epochs))
         yield "epochs", epochs, replace(wish, epochs=epochs)
     for factor in _FACTORS:
-        yield "clip", factor * wish.clip, replace(wish, clip=factor * wish.clip)
+        yield "clip", factor * wish.clip, replace(wish, clip=factor * wish.clip, usual_clip=wish.clip)
     for rate in _SERVER_RATES:
         if rate != wish.server_learning_rate:
             yield "server_lr", rate, replace(wish, server_learning_rate=rate)

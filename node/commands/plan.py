@@ -101,12 +101,14 @@ def _show(facts: dict[str, Any]) -> None:
     output.print(table)
     if facts["obstacle"]:
         output.print(f"[yellow]refused by this version:[/] {escape(facts['obstacle'])}", soft_wrap=True)
-    output.print("\n[bold]With one thing changed[/]")
+    output.print(
+        "\n[bold]With one thing changed[/] (noise: per parameter of a row's mean; / clip: its L2 norm)"
+    )
     output.print(_sweep(facts))
     output.print(
         "* refused by this version: sums are opened of 16 (fewer need a flag) to 63 uploads. "
         "Noise falls with the square root of clients times group size, and grows with that of the parameters. "
-        "The clip scales signal and noise alike: a smaller one helps as long as updates are longer than it. "
+        "The clip scales signal and noise alike: a smaller one acts like a lower server learning rate. "
         "The verdict rests on measurements with evenly spread data (docs/results/dp-noise.md).",
         soft_wrap=True,
         style="dim",
@@ -125,7 +127,7 @@ def _allowance(facts: dict[str, Any]) -> str:
 
 def _sweep(facts: dict[str, Any]) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    for heading in ("option", "value", "z", "noise per parameter", "noise / clip"):
+    for heading in ("option", "value", "z", "noise", "/ clip"):
         table.add_column(heading, justify="left" if heading == "option" else "right", no_wrap=True)
     table.add_column("verdict", no_wrap=True)
     table.add_column("at best server lr", no_wrap=True)
