@@ -12,10 +12,8 @@ from asyncfl.parameters import MAX_GROUP, Parameters
 from asyncfl.privacy.accountant import Mechanism, approximate_epsilon, epsilon
 from asyncfl.privacy.allowance import Cells, isolation_probability, malicious_allowance
 from asyncfl.privacy.calibration import Budget, calibrate
-from asyncfl.privacy.verdict import judge, largest_usable_ratio, suitable_server_rate
+from asyncfl.privacy.verdict import DIGITS_DIMENSION, Run
 
-DIGITS_DIMENSION: Final = 4810
-"""Parameters of the built-in task's model."""
 _CELL_TO_GROUP: Final = 1.5
 """Groups are two thirds of their cell, as by default."""
 _GROUPS: Final = (3, 8, 16, 32, MAX_GROUP, 128, 256, 512, 1024)
@@ -61,6 +59,10 @@ class Wish:
         return Cells(self.clients, size, self.replicas)
 
     @property
+    def run(self) -> Run:
+        return Run(self.epochs, self.dimension)
+
+    @property
     def relative_clip(self) -> float:
         """The clip over the usual one."""
         return self.clip / (self.usual_clip or self.clip)
@@ -101,7 +103,7 @@ def outcome(wish: Wish) -> Outcome:
     multiplier = calibrate(wish.budget, wish.epochs, mechanism)
     each = multiplier * wish.clip / sqrt(honest * wish.clients)
     norm = each * sqrt(wish.dimension)
-    suitable = suitable_server_rate(norm / wish.clip, wish.epochs)
+    suitable = wish.run.suitable_server_rate(norm / wish.clip)
     used = wish.server_learning_rate * wish.relative_clip
     return Outcome(
         noise_multiplier=multiplier,
@@ -109,9 +111,9 @@ def outcome(wish: Wish) -> Outcome:
         noise_per_parameter=each,
         noise_norm=norm,
         error=norm / wish.clip,
-        verdict=judge(norm / wish.clip, wish.epochs, used).value,
+        verdict=wish.run.judge(norm / wish.clip, used).value,
         suitable_server_lr=suitable / wish.relative_clip,
-        best_verdict=judge(norm / wish.clip, wish.epochs, suitable).value,
+        best_verdict=wish.run.judge(norm / wish.clip, suitable).value,
         obstacle=_obstacle(wish, multiplier),
     )
 
@@ -126,7 +128,7 @@ def plan(wish: Wish) -> dict[str, Any]:
             found.noise_multiplier, wish.epochs, wish.budget.delta
         ),
         "signal_to_noise": 1 / found.error,
-        "largest_usable_error": largest_usable_ratio(wish.epochs),
+        "largest_usable_error": wish.run.largest_usable_ratio,
         "epochs": wish.epochs,
         "clients": wish.clients,
         "cell_size": cells.cell_size,
@@ -170,7 +172,7 @@ def variations(wish: Wish) -> Iterator[tuple[str, float, Wish]]:
 
 def smallest_usable_group(wish: Wish, multiplier: float) -> int | None:
     """The smallest min_group that is usable at a suitable server learning rate; None: not even all clients are."""
-    limit = largest_usable_ratio(wish.epochs)
+    limit = wish.run.largest_usable_ratio
     honest = max(1, ceil(multiplier**2 * wish.dimension / (wish.clients * limit**2)))
     group = honest
     while group <= wish.clients:
