@@ -40,6 +40,8 @@ class Presence:
     at: int = 0
     since: float = 0.0
     """When it was first heard to be at that epoch."""
+    at_patience: float = PATIENCE_AT_FIRST
+    """The patience when it arrived there: a timer keeps the value it was set with."""
     heard: float = float("-inf")
     patience: float = PATIENCE_AT_FIRST
     """The patience it was told when last heard: until then it owes no other sign of life."""
@@ -58,6 +60,8 @@ class Inclusion:
     patience: Patience = field(default_factory=Patience)
     front: int = 1
     clients: dict[bytes, Presence] = field(default_factory=dict)
+    front_at: float = 0.0
+    """When the front last moved."""
 
     def heard(self, client: bytes, epoch: int, now: float) -> Presence:
         """READY(epoch) arrived."""
@@ -73,7 +77,7 @@ class Inclusion:
             if now - presence.task_at <= OVERDUE_FACTOR * presence.task_patience:
                 presence.misses //= 2
             presence.task_epoch = 0
-        presence.at, presence.since = epoch, now
+        presence.at, presence.since, presence.at_patience = epoch, now, self.patience.seconds
 
     def tasked(self, client: bytes, epoch: int, now: float) -> None:
         """A TASK went out; the overdue timer keeps the patience it was set with."""
@@ -114,6 +118,14 @@ class Inclusion:
             if presence.task_epoch and now - presence.task_at > limit and now >= presence.left_out_until:
                 presence.misses += 1
                 presence.left_out_until = now + limit * 2 ** min(presence.misses, 16)
-        live = [p.at for client, p in self.clients.items() if self.is_live(client, now)]
-        if 2 * len(live) >= self.roster_size and live:
-            self.front = max(self.front, min(live))
+        live = [p for client, p in self.clients.items() if self.is_live(client, now)]
+        moving = [p.at for p in live if not self._holds_up(p, now)]
+        if 2 * len(live) >= self.roster_size and moving and min(moving) > self.front:
+            self.front, self.front_at = min(moving), now
+
+    def _holds_up(self, presence: Presence, now: float) -> bool:
+        """At (or behind) the front for too long: whoever gave it a TASK, or whether it ever asked for one."""
+        since = max(presence.since, self.front_at)
+        return presence.at <= self.front and now - since > OVERDUE_FACTOR * max(
+            presence.at_patience, self.patience.seconds
+        )

@@ -108,11 +108,9 @@ class Coordination:
         """Stored here, in no group, and this replica's to group (by name, or by takeover)."""
         if not record.stored or not self.is_groupable(record) or self._is_taken(record.key):
             return False
-        if record.manifest.core.coordinator == self.context.index:
-            return True
-        if not self._takes_over(record.manifest):
+        if record.manifest.core.coordinator != self.context.index and not self._takes_over(record.manifest):
             return False
-        # From now on this replica gathers the SHARE_OKs, which the one it replaces may have died with.
+        # Whoever groups an upload gathers its SHARE_OKs: whoever else had them may have died with them.
         record.carrier = True
         return True
 
@@ -260,9 +258,11 @@ class Coordination:
 
     def _advance(self, own: OwnGroup) -> None:
         if len(own.votes) >= self.context.parameters.quorum:
-            self._forget(own)
             votes = tuple(Vote(replica=j, signature=own.votes[j]) for j in sorted(own.votes))
+            # First the votes to disk, then the request off it: a crash between the two must not lose the locks.
             self.opening.reveal(own.lock.content, votes)
+            if own.lock.content.id in self.own:
+                self._forget(own)
 
     def receive_refused(self, replica: int, message: LockRefused) -> None:
         """A group that more than t replicas refuse can never be locked: its uploads are lost, nothing else."""
@@ -312,3 +312,4 @@ class Coordination:
         for own in list(self.own.values()):
             if self.context.now >= own.resend_at:
                 self._resend(own)
+                self._advance(own)

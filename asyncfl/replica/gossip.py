@@ -158,6 +158,5 @@ class Gossip:
             return False
         ledger = self.context.ledger
         return all(
-            target.version == ledger.version or not self._lacking(target)
-            for target in self.targets.values()
+            target.version == ledger.version or not self._lacking(target) for target in self.targets.values()
         )

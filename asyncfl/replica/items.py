@@ -60,6 +60,8 @@ class Items:
         """Certified items whose opened sum is on its way, by item digest."""
         self._early: dict[bytes, dict[int, bytes]] = {}
         self._uncertified: set[bytes] = set()
+        self.sums: set[bytes] = set()
+        """Blobs of the opened sums in the ledger."""
         self._requested: dict[bytes, float] = {}
 
     def load(self, rows: dict[bytes, bytes]) -> None:
@@ -69,6 +71,7 @@ class Items:
             record.entry = Entry.decode(entry) if entry else None
             record.certified = record.entry is None
             self.records[name] = record
+            self.sums.add(record.item.opened)
             if not record.certified:
                 self._uncertified.add(name)
             self.context.ledger.add(record.item)
@@ -91,6 +94,7 @@ class Items:
     def _insert(self, name: bytes, record: ItemRecord) -> None:
         item = record.item
         self.records[name] = record
+        self.sums.add(item.opened)
         self._uncertified.add(name)
         self._requested.pop(name, None)
         record.resend_at = self.context.now + RESEND_SECONDS

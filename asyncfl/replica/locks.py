@@ -29,6 +29,9 @@ from asyncfl.replica.uploads import UploadKey, UploadRecord, Uploads
 
 CHECK = "check-lock"
 MAX_PENDING_PER_REPLICA = 64
+HOLD_PATIENCES = 4.0
+"""How long a takeover is held at most, in units of patience: where two replicas cannot reach each other but all
+others reach both, holding for ever would leave the asker's uploads locked at itself alone."""
 
 
 class LockTable:
@@ -70,6 +73,8 @@ class PendingLock:
     group: bytes
     oks_valid: bool = False
     pull_at: float = 0.0
+    hold_until: float | None = None
+    """Set when everything but reachability has been checked."""
 
 
 class Locks:
@@ -113,9 +118,13 @@ class Locks:
         self, asker: int, content: LockContent, group: bytes, reason: str, conflict: LockContent | None
     ) -> None:
         self.context.notify(
-            "lock_refused", "debug" if conflict else "warning", coordinator=asker, epoch=content.id.epoch, cell=content.id.cell,
+            "lock_refused",
+            "debug" if conflict else "warning",
+            coordinator=asker,
+            epoch=content.id.epoch,
+            cell=content.id.cell,
             reason=reason,
-        )  # fmt: skip
+        )
         refusal = LockRefused(
             id=content.id, group=group, reason=reason[:400], conflict=(conflict,) if conflict else ()
         )
@@ -203,6 +212,10 @@ class Locks:
 
     def _is_held(self, pending: PendingLock, records: list[UploadRecord]) -> bool:
         """A takeover waits while the coordinator that members name can be reached (but that one decides)."""
+        if pending.hold_until is None:
+            pending.hold_until = self.context.now + HOLD_PATIENCES * self.context.inclusion.patience.seconds
+        if self.context.now >= pending.hold_until or self.table.conflict(pending.lock.content) is not None:
+            return False
         named = taken_over(pending.lock.content, [record.manifest for record in records])
         return any(self.context.is_connected(j) for j in named if j != self.context.index)
 

@@ -90,6 +90,7 @@ class Replica:
         self.gossip = Gossip(context, self.items)
         self.models = Models(context, self.gossip, initial_model)
         self.tasks = Tasks(context, self.models)
+        self.uploads.is_needed = self._is_needed
         self._load(durable)
         members = federation.roster_at(1).members
         self._clients = frozenset(members)
@@ -252,6 +253,11 @@ class Replica:
         return describe(self)
 
     # glue
+
+    def _is_needed(self, blob: bytes) -> bool:
+        """Whether a blob is an opened sum or a model, so that dropping an upload that names it must not delete it."""
+        models = self.models.records.values()
+        return blob in self.items.sums or any(record.model == blob for record in models)
 
     def _entered(self, item: Item) -> None:
         self.opening.entered(item)

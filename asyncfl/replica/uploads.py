@@ -7,6 +7,7 @@ replica's own share is valid too and it is the only upload of its (client, epoch
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from asyncfl import masking
@@ -77,7 +78,9 @@ class Uploads:
         """Uploads that were stored, vouched for or dropped since somebody last looked."""
         self._by_payload: dict[bytes, set[bytes]] = defaultdict(set)
         self._unopened: dict[bytes, int] = defaultdict(int)
-        self._early: dict[bytes, dict[int, bytes]] = {}
+        self._early: dict[bytes, dict[int, tuple[UploadKey, bytes]]] = {}
+        self.is_needed: Callable[[bytes], bool] = lambda blob: False
+        """Whether an opened sum or a model has this digest: a manifest can name any blob as its payload."""
 
     def load(
         self, manifests: dict[bytes, bytes], shares: dict[bytes, bytes], seen: dict[bytes, bytes]
@@ -176,7 +179,9 @@ class Uploads:
         self.records[record.digest] = record
         self._by_payload[core.upload].add(record.digest)
         self._unopened[core.client] += 1
-        for replica, signature in self._early.pop(record.digest, {}).items():
+        for replica, (key, signature) in self._early.pop(record.digest, {}).items():
+            if key != record.key:
+                continue
             record.oks[replica] = signature
             record.answered.add(replica)
 
@@ -207,11 +212,14 @@ class Uploads:
         record.stored, record.share, record.share_bad = True, share, share is None
         writes = [self._manifest_row(record), Put(Table.SHARES, digest, share or b"")]
         client, epoch = record.key
-        if share is not None and record.key not in self.accepted:
+        front = context.inclusion.front
+        # One pulled for a lock may be of any epoch: a coordinator must not buy OKs for epochs nobody is at.
+        timely = epoch <= front + context.parameters.window and epoch + KEEP_EPOCHS >= front
+        if share is not None and record.key not in self.accepted and timely:
             self.accepted[record.key] = digest
             writes.append(Put(Table.SEEN, seen_key(client, epoch), digest))
         context.persist(*writes)
-        if share is not None and self.accepted[record.key] == digest:
+        if share is not None and self.accepted.get(record.key) == digest:
             record.oks[context.index] = self._sign(ShareOk.KIND, record)
         if record.share_bad:
             context.notify("share_bad", "warning", client=client.hex()[:12], epoch=epoch)
@@ -277,7 +285,10 @@ class Uploads:
             ):
                 if len(self._early) >= MAX_EARLY_OKS:
                     self._early.pop(next(iter(self._early)))
-                self._early.setdefault(message.manifest, {})[replica] = message.signature
+                self._early.setdefault(message.manifest, {})[replica] = (
+                    (message.client, message.epoch),
+                    message.signature,
+                )
             return
         if (message.client, message.epoch) != record.key:
             return
@@ -327,7 +338,8 @@ class Uploads:
         sharing.discard(digest)
         if not sharing:
             del self._by_payload[core.upload]
-            self.context.delete_blob(core.upload)
+            if not self.is_needed(core.upload):
+                self.context.delete_blob(core.upload)
         if record.stored:
             self.context.persist(Delete(Table.MANIFESTS, digest), Delete(Table.SHARES, digest))
         self.changed.add(digest)

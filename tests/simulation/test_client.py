@@ -259,8 +259,7 @@ def test_the_privacy_event_and_the_upload_are_written_together_before_anything_i
     kinds = [
         "persist" if isinstance(e, Persist) and any(w.table is Table.PRIVACY for w in e.writes) else "upload"
         for e in bench.effects
-        if (isinstance(e, Persist)
-        and any(w.table is Table.PRIVACY for w in e.writes))
+        if (isinstance(e, Persist) and any(w.table is Table.PRIVACY for w in e.writes))
         or (isinstance(e, Send) and isinstance(e.message, Upload))
     ]
     assert kinds[0] == "persist"

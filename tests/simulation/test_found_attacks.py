@@ -1,0 +1,157 @@
+"""Attacks that a reviewer ran against the state machines, and that worked once."""
+
+import torch
+
+from asyncfl import masking
+from asyncfl.assignment import Assignment
+from asyncfl.client import Client
+from asyncfl.client.machine import State
+from asyncfl.effects import Effect, Persist, Put, Table
+from asyncfl.masking.protect import sign_manifest
+from asyncfl.messages import (
+    GroupId,
+    Lock,
+    LockContent,
+    Member,
+    Message,
+    Relay,
+    ShareOk,
+    Upload,
+    share_ok_body,
+)
+from asyncfl.replica.coordination import OWN
+from asyncfl.simulation import Node, Simulation
+from tests.core.builders import make_parameters, make_simulation
+from tests.simulation.observer import Observer, sent
+from tests.simulation.test_liveness import describe, run_to_the_end, versions
+
+
+def honest_upload(simulation: Simulation, number: int, epoch: int) -> masking.Protected:
+    assignment = Assignment(simulation.federation)
+    identity = simulation.client_ids[number]
+    roster, cell = assignment.roster(epoch), assignment.cell_of(identity.public, epoch)
+    context = masking.UploadContext(epoch, cell, cell % 4, roster.number, roster.digest, bytes(32))
+    update = torch.zeros(simulation.federation.dimension)
+    return masking.protect(update, context, identity, simulation.federation)
+
+
+def forged_upload(simulation: Simulation, number: int, epoch: int, payload: bytes) -> Upload:
+    """An upload whose manifest names somebody else's blob as its payload."""
+    manifest = honest_upload(simulation, number, epoch).manifest
+    core = manifest.core.model_copy(update={"upload": payload})
+    return Upload(manifest=sign_manifest(core, manifest.projections, simulation.client_ids[number]))
+
+
+def test_an_upload_that_names_an_opened_sum_as_its_payload_deletes_nothing() -> None:
+    simulation = make_simulation(last_epoch=8)
+    simulation.start()
+    network, evil = simulation.network, 3
+    ledger = simulation.replica(0).context.ledger
+    network.run(until=lambda: ledger.last_epoch >= 3, seconds=100)
+    victim = next(iter(ledger.items.values())).opened
+    for index in range(4):
+        node = network.nodes[simulation.replica_key(index)]
+        epoch = simulation.replica(index).context.inclusion.front + 1
+        network._on(
+            node, "receive", simulation.client_key(evil), forged_upload(simulation, evil, epoch, victim)
+        )
+    network.run(seconds=2)
+    for index in range(4):
+        assert network.nodes[simulation.replica_key(index)].blobs.has(victim)
+    run_to_the_end(simulation)
+    assert len(versions(simulation)) == 1
+
+
+def test_a_client_that_stays_at_its_epoch_for_ever_holds_up_nobody() -> None:
+    """It says READY and never wants a TASK, so that no TASK of its is ever overdue."""
+    simulation = make_simulation(last_epoch=6)
+    simulation.start()
+    lazy = simulation.client(0)
+    simulation.network.run(seconds=1)
+    lazy.state = State.RESTING
+
+    def others_done() -> bool:
+        machines = [simulation.client(i) for i in range(1, 16)]
+        return all(isinstance(m, Client) and m.state is State.RESTING and m.epoch > 6 for m in machines)
+
+    assert simulation.network.run(until=others_done, seconds=400), describe(simulation)
+
+
+def test_an_ok_for_another_upload_does_not_poison_a_lock() -> None:
+    """A liar's SHARE_OK, validly signed for (client X, epoch), names the manifest of client Y before Y's arrives."""
+    simulation = make_simulation(last_epoch=4)
+    observer = Observer(simulation, honest={1, 2, 3})
+    liar = simulation.replica_ids[0]
+    other = simulation.client_key(15)
+
+    def lie(source: Node, target: Node, message: Message) -> Message | None:
+        if isinstance(message, Upload) and target.key != liar.public:
+            digest = message.manifest.digest()
+            body = share_ok_body(other, 1, digest)
+            signature = liar.sign(ShareOk.KIND, simulation.federation.digest, body)
+            ok = ShareOk(client=other, epoch=1, manifest=digest, signature=signature)
+            simulation.network._on(target, "receive", liar.public, ok)
+        honest_ok = isinstance(message, ShareOk) and source.key == liar.public
+        return None if honest_ok else message
+
+    simulation.network.on_message = lie
+    simulation.start()
+    run_to_the_end(simulation)
+    assert all(
+        0 not in m.supporters for m in sent(observer, Lock, simulation.replica_key(1)) if isinstance(m, Lock)
+    )
+    assert sorted(simulation.replica(1).context.ledger.counts.values()) == [4] * 16
+
+
+def test_a_crash_between_the_last_lock_and_the_reveal_loses_no_group() -> None:
+    simulation = Simulation(make_parameters(8, cell_size=4, min_group=3), 8, last_epoch=3)
+    Observer(simulation)
+    key, network = simulation.replica_key(1), simulation.network
+    hit: list[Effect] = []
+    observe = network.before_effect
+
+    def crash_after_reveal_row(node: Node, effect: Effect) -> None:
+        observe(node, effect)
+        deletes_own = isinstance(effect, Persist) and any(
+            write.key.startswith(OWN) and not isinstance(write, Put) for write in effect.writes
+        )
+        if node.key == key and deletes_own and not hit:
+            hit.append(effect)
+            assert any(not row.startswith(OWN) for row in node.durable[Table.GROUPS]), (
+                "votes are not on disk yet"
+            )
+            network.crash(key)
+            network.after(1.0, lambda: network.start(key))
+
+    network.before_effect = crash_after_reveal_row
+    simulation.start()
+    run_to_the_end(simulation)
+    assert hit
+    assert len(versions(simulation)) == 1
+
+
+def test_a_coordinator_buys_no_vouchers_for_epochs_that_nobody_is_at() -> None:
+    """Replicas pull whatever a LOCK names; they must not vouch for it where they would not have stored it."""
+    simulation = make_simulation(last_epoch=3)
+    observer, network = Observer(simulation), simulation.network
+    liar, target = simulation.replica_ids[0], network.nodes[simulation.replica_key(1)]
+    deployment = simulation.federation.digest
+    assignment = Assignment(simulation.federation)
+    number = next(i for i in range(16) if assignment.cell_of(simulation.client_key(i), 500) == 0)
+    simulation.start()
+    network.run(seconds=2)
+    protected = honest_upload(simulation, number, 500)
+    manifest = protected.manifest
+    network.nodes[liar.public].blobs.write(protected.payload)
+    content = LockContent(
+        id=GroupId(epoch=500, cell=0, coordinator=0, part=0),
+        members=(Member(client=manifest.core.client, epoch=500, manifest=manifest.digest()),),
+    )
+    signature = liar.sign(Lock.KIND, deployment, content.digest())
+    lock = Lock(content=content, supporters=(0, 1, 2), oks=((bytes(64),) * 3,), signature=signature)
+    network._on(target, "receive", liar.public, lock)
+    network._on(target, "receive", liar.public, Relay(manifest=manifest))
+    network.run(seconds=2)
+    machine = simulation.replica(1)
+    assert machine.uploads.records[manifest.digest()].stored, "the upload was not even pulled"
+    assert not [m for m in sent(observer, ShareOk) if isinstance(m, ShareOk) and m.epoch == 500]
