@@ -116,3 +116,11 @@ def test_cells_that_cannot_be_are_refused() -> None:
         Cells(10, 11, 4)
     with pytest.raises(ParameterError, match="replicas"):
         Cells(10, 5, 0)
+
+
+def test_the_limit_counts_nine_epochs_of_cells_and_the_cell_of_the_upload_itself() -> None:
+    cells = Cells(42, 11, 4)
+    assert cells.of_one_coordinator == 1
+    # Between a millionth over 10 and a millionth over 9: more than 11 colluders are still too likely.
+    assert 1e-6 / 10 < more_than(cells, 13 / 42, 11) < 1e-6 / 9
+    assert malicious_allowance(cells, 13 / 42, 14) == 12
