@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import shutil
+import sqlite3
 import subprocess
 import sys
 import time
@@ -216,3 +217,35 @@ def test_the_commands_import_no_torch(command: str, made: DeploymentDirectory) -
         f"assert CliRunner().invoke(app, {arguments!r}).exit_code == 0\nsys.exit('torch' in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+async def test_a_copy_that_a_checkpoint_may_have_overlapped_is_made_again(
+    files: DeploymentDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await uploads(files, "client-0", 2)
+    path, copies = files.state("client-0") / "state.sqlite", []
+    whole = shutil.copyfile
+
+    def torn_at_first(source: Path, target: Path) -> None:
+        whole(source, target)
+        if source == path:
+            copies.append(target)
+            if len(copies) == 1:
+                target.write_bytes(target.read_bytes()[:4096])
+                past = time.time() - 5
+                os.utime(path, (past, past))
+
+    monkeypatch.setattr("node.privacy_events.shutil.copyfile", torn_at_first)
+    assert len(read_events(path, owner_of(files, "client-0"))) == 2
+    assert len(copies) == 2
+
+
+async def test_a_flipped_bit_in_an_event_is_damage(files: DeploymentDirectory) -> None:
+    await uploads(files, "client-0", 1)
+    path = files.state("client-0") / "state.sqlite"
+    with sqlite3.connect(path) as connection:
+        connection.execute("UPDATE privacy SET value = ?", (pack((1, 2 * MULTIPLIER, GROUP)),))
+    connection.close()
+    settle(files, "client-0")
+    with pytest.raises(StorageError, match="checksum"):
+        read_events(path, owner_of(files, "client-0"))
