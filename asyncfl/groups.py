@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
 
 from asyncfl.assignment import Assignment
@@ -74,20 +75,33 @@ def taken_over(content: LockContent, manifests: Sequence[Manifest]) -> set[int]:
 
 
 def choose_supporters(
-    oks: Mapping[bytes, Mapping[int, bytes]], replicas: int, quorum: int
+    oks: Mapping[bytes, Mapping[int, bytes]],
+    replicas: int,
+    quorum: int,
+    also: Iterable[Mapping[int, bytes]] = (),
 ) -> tuple[tuple[int, ...], tuple[bytes, ...]]:
     """The set of `quorum` replicas that admits most uploads, and those uploads.
 
-    `oks[upload][replica]` is a SHARE_OK. At most C(16, 11) sets are tried.
+    `oks[upload][replica]` is a SHARE_OK. Among sets that admit equally many, the one that admits most of `also`
+    (uploads that may ride along) is taken: otherwise one replica that withholds its SHARE_OKs could keep them out
+    for ever. At most C(16, 11) sets are tried, on the distinct sets of replicas alone.
     """
-    best: tuple[tuple[int, ...], tuple[bytes, ...]] = ((), ())
-    everybody = [replica for replica in range(replicas) if any(replica in given for given in oks.values())]
+    wanted = Counter(frozenset(given) for given in oks.values())
+    extra = Counter(frozenset(given) for given in also)
+    everybody = [replica for replica in range(replicas) if any(replica in given for given in wanted)]
+    best: tuple[tuple[int, int], tuple[int, ...]] = ((0, 0), ())
+    most = (wanted.total(), extra.total())
     for candidate in combinations(everybody, quorum):
-        admitted = tuple(
-            name for name, given in oks.items() if all(replica in given for replica in candidate)
+        chosen = frozenset(candidate)
+        score = (
+            sum(count for given, count in wanted.items() if chosen <= given),
+            sum(count for given, count in extra.items() if chosen <= given),
         )
-        if len(admitted) > len(best[1]):
-            best = (candidate, admitted)
-            if len(admitted) == len(oks):
+        if score > best[0]:
+            best = (score, candidate)
+            if score == most:
                 break
-    return best
+    supporters = best[1]
+    if not best[0][0]:
+        return (), ()
+    return supporters, tuple(name for name, given in oks.items() if all(j in given for j in supporters))

@@ -124,8 +124,11 @@ class Inclusion:
             self.front, self.front_at = min(moving), now
 
     def _holds_up(self, presence: Presence, now: float) -> bool:
-        """At (or behind) the front for too long: whoever gave it a TASK, or whether it ever asked for one."""
-        since = max(presence.since, self.front_at)
-        return presence.at <= self.front and now - since > OVERDUE_FACTOR * max(
-            presence.at_patience, self.patience.seconds
-        )
+        """At the front (or behind it) for too long, whoever gave it a TASK, and whether it ever asked for one.
+
+        "Overdue" is known only to the replica that gave the TASK; to all others a client that hangs, or rests, or
+        says READY for ever would be live for ever.
+        """
+        since = presence.since if presence.at < self.front else max(presence.since, self.front_at)
+        limit = OVERDUE_FACTOR * max(presence.at_patience, self.patience.seconds)
+        return presence.at <= self.front and now - since > limit

@@ -54,7 +54,10 @@ class Ledger:
         self.included: dict[tuple[bytes, int], bytes] = {}
         """(client, epoch) of every upload in an entry, and that entry's item digest."""
         self.counts: dict[bytes, int] = {}
+        self.row_members: dict[int, int] = {}
+        """Members present in each row, by epoch."""
         self._rows: dict[int, list[bytes]] = {}
+        self._frozen: dict[int, Row] = {}
         self._epochs: list[int] = []
         self._links: list[Link] = []
 
@@ -82,6 +85,8 @@ class Ledger:
             self._rows[epoch] = []
             insort(self._epochs, epoch)
         insort(self._rows[epoch], name)
+        self.row_members[epoch] = self.row_members.get(epoch, 0) + len(item.members)
+        self._frozen[epoch] = Row(epoch=epoch, items=tuple(self._rows[epoch]))
         self._relink(epoch)
         return True
 
@@ -91,7 +96,7 @@ class Ledger:
             self._links.pop()
         chain, entries = (self._links[-1].chain, self._links[-1].entries) if self._links else (self.origin, 0)
         for epoch in self._epochs[len(self._links) :]:
-            row = Row(epoch=epoch, items=tuple(self._rows[epoch]))
+            row = self._frozen[epoch]
             chain, entries = compute_chain(chain, (row,)), entries + len(row.items)
             self._links.append(Link(epoch, chain, entries))
 
@@ -111,7 +116,7 @@ class Ledger:
     def rows(self, first: int = 1, last: int | None = None) -> Rows:
         """Non-empty rows with first <= epoch <= last, ascending."""
         return tuple(
-            Row(epoch=epoch, items=tuple(self._rows[epoch]))
+            self._frozen[epoch]
             for epoch in self._epochs
             if epoch >= first and (last is None or epoch <= last)
         )

@@ -66,6 +66,8 @@ TASK_PATIENCES = 3.0
 """How long a coordinator that answers may bring no TASK, in units of patience. It waits 2 itself for the
 client's previous upload; with the same 2 here, both timers would end together and cells would fall apart."""
 LONGEST_HEARTBEAT = 5.0
+LOST_TASK_SECONDS = 0.5
+"""How long a client rests after a TASK whose model did not come."""
 RECONNECT_SECONDS = 1.0
 """After a restart with an upload on disk: how long its coordinator has to come within reach."""
 
@@ -289,6 +291,8 @@ class Client:
         self._notify("task_lost", "warning", epoch=self.epoch, reason=reason)
         self.state, self._task, self._fetching = State.ASKING, None, None
         self._ask_from(self._place + 1)
+        # Not at once: a replica that gives TASKs without models must not set the pace.
+        self._heartbeat_at = self.now + LOST_TASK_SECONDS
 
     def _check_silence(self) -> None:
         """Turn to the next in line when READY is not acknowledged, or brings no TASK for too long."""
@@ -469,8 +473,7 @@ class Client:
 
     def _move(self, epoch: int) -> None:
         """Go to `epoch` (always forward), on disk before it is said."""
-        if self.upload is not None:
-            self._effects.append(DeleteBlob(self.upload.core.upload))
+        sent = self.upload
         self.epoch, self.upload, self._task = epoch, None, None
         self._effects.append(
             Persist(
@@ -481,6 +484,8 @@ class Client:
                 )
             )
         )
+        if sent is not None:
+            self._effects.append(DeleteBlob(sent.core.upload))
         self.state = State.ASKING
         self._rest_if_done()
         self._ask_from(0)

@@ -108,11 +108,18 @@ class Coordination:
         """Stored here, in no group, and this replica's to group (by name, or by takeover)."""
         if not record.stored or not self.is_groupable(record) or self._is_taken(record.key):
             return False
+        if self._is_hopeless(record):
+            return False
         if record.manifest.core.coordinator != self.context.index and not self._takes_over(record.manifest):
             return False
         # Whoever groups an upload gathers its SHARE_OKs: whoever else had them may have died with them.
         record.carrier = True
         return True
+
+    def _is_hopeless(self, record: UploadRecord) -> bool:
+        """Whether too many replicas have said SHARE_BAD: nobody need wait for this upload."""
+        silent = self.context.parameters.replicas - len(record.answered)
+        return len(record.oks) + silent < self.context.parameters.quorum
 
     def is_groupable(self, record: UploadRecord) -> bool:
         """Whether an upload may still find a group: not expired, locked in none, not in the ledger."""
@@ -169,7 +176,10 @@ class Coordination:
         if waiting and context.now < ripe.deadline:
             return
         supporters, admitted = choose_supporters(
-            {record.digest: record.oks for record in supported}, parameters.replicas, parameters.quorum
+            {record.digest: record.oks for record in supported},
+            parameters.replicas,
+            parameters.quorum,
+            also=[record.oks for record in late.values()],
         )
         if len(admitted) < parameters.min_group:
             return

@@ -27,8 +27,12 @@ class PeerRows:
     base: bytes
     base_epoch: int
     recent: Rows
+    entries: int
+    older: Rows | None = None
+    """The rows inside `base`, where this ledger's own differ and pages have given them."""
     pages: list[Row] = field(default_factory=list)
-    """Old rows, requested because this ledger's differ."""
+    awaited: int = 0
+    """First epoch of the page that was asked for, 0 if none is."""
     asked_at: float = float("-inf")
 
 
@@ -73,24 +77,30 @@ class Gossip:
         version = compute_chain(message.base, message.rows)
         target = self.targets.get(replica)
         if target is None or target.version != version:
-            previous = target
-            target = PeerRows(version, message.base, message.base_epoch, message.rows)
-            if previous is not None:
-                target.pages, target.asked_at = previous.pages, previous.asked_at
+            asked_at = target.asked_at if target is not None else float("-inf")
+            target = PeerRows(version, message.base, message.base_epoch, message.rows, message.entries)
+            target.asked_at = asked_at
             self.targets[replica] = target
-        if self._old_rows(target) is None and context.now >= target.asked_at + RESEND_SECONDS:
-            target.asked_at, target.pages = context.now, []
-            context.send_replica(replica, RowsRequest(first=1))
+        if not self._is_base_known(target) and context.now >= target.asked_at + RESEND_SECONDS:
+            target.pages = []
+            self._ask(replica, target, 1)
         self.items.request(replica, ledger.missing(message.rows))
         return target
+
+    def _ask(self, replica: int, target: PeerRows, first: int) -> None:
+        target.asked_at, target.awaited = self.context.now, first
+        self.context.send_replica(replica, RowsRequest(first=first))
+
+    def _is_base_known(self, target: PeerRows) -> bool:
+        own = self.context.ledger.link_before(target.base_epoch + 1).chain
+        return own == target.base or target.older is not None
 
     def _old_rows(self, target: PeerRows) -> Rows | None:
         """The rows inside a view's base: this ledger's own if they agree, else from pages; None if unknown."""
         ledger = self.context.ledger
         if ledger.link_before(target.base_epoch + 1).chain == target.base:
             return ledger.rows(last=target.base_epoch)
-        older = tuple(row for row in target.pages if row.epoch <= target.base_epoch)
-        return older if compute_chain(ledger.origin, older) == target.base else None
+        return target.older
 
     def resolve(self, target: PeerRows) -> Rows | None:
         """All rows of a version that another replica showed, once every item of them is held here."""
@@ -118,18 +128,24 @@ class Gossip:
         self.context.send_replica(replica, answer)
 
     def receive_rows(self, replica: int, message: RowsMessage) -> None:
+        """A page of old rows: only one that was asked for, and no more than the view announced."""
         target = self.targets.get(replica)
-        if target is None:
+        if target is None or not target.awaited or message.first != target.awaited:
             return
-        first = target.pages[-1].epoch + 1 if target.pages else 1
         epochs = [row.epoch for row in message.rows]
-        if message.first != first or epochs != sorted(set(epochs)) or (epochs and epochs[0] < first):
+        if epochs != sorted(set(epochs)) or (epochs and epochs[0] < target.awaited):
             return
-        target.pages.extend(message.rows)
-        self.items.request(replica, self.context.ledger.missing(message.rows))
-        if message.more and message.rows:
-            target.asked_at = self.context.now
-            self.context.send_replica(replica, RowsRequest(first=message.rows[-1].epoch + 1))
+        target.awaited = 0
+        target.pages += [row for row in message.rows if row.epoch <= target.base_epoch]
+        if sum(len(row.items) for row in target.pages) > target.entries:
+            self.context.notify("malformed_rows", "warning", replica=replica)
+            target.pages = []
+            return
+        self.items.request(replica, self.context.ledger.missing(target.pages))
+        if message.more and epochs and epochs[-1] < target.base_epoch:
+            self._ask(replica, target, epochs[-1] + 1)
+        elif compute_chain(self.context.ledger.origin, target.pages) == target.base:
+            target.older = tuple(target.pages)
 
     def replica_connected(self, replica: int) -> None:
         self.context.send_replica(replica, self.view(pinned=False))

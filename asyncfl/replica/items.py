@@ -26,6 +26,7 @@ from asyncfl.replica.uploads import Uploads
 from asyncfl.wire import pack, unpack
 
 MAX_EARLY_ATTESTS = 4096
+MAX_REQUESTED = 16384
 
 
 @dataclass(slots=True)
@@ -222,6 +223,8 @@ class Items:
     def request(self, replica: int, names: list[bytes]) -> None:
         """Ask for items, each at most once a second."""
         now = self.context.now
+        if len(self._requested) > MAX_REQUESTED:
+            self._requested.clear()
         due = [name for name in names if now >= self._requested.get(name, 0.0)][:256]
         if due and self.context.is_connected(replica):
             for name in due:

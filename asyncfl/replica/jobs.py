@@ -60,6 +60,17 @@ class VerifyOks:
 
 
 @dataclass(frozen=True, slots=True)
+class SumShares:
+    """The packed sum of this replica's shares of a group's members."""
+
+    shares: Sequence[bytes]
+    federation: Federation
+
+    def run(self, blobs: Blobs) -> bytes:
+        return masking.sum_packed(self.shares, self.federation)
+
+
+@dataclass(frozen=True, slots=True)
 class Opened:
     """An opened group: sum of secrets (packed), whose answers do not fit it, and the opened sum's blob."""
 

@@ -42,8 +42,8 @@ class LockTable:
         self.by_upload: dict[UploadKey, GroupId] = {}
 
     def load(self, rows: dict[bytes, bytes]) -> None:
-        for value in rows.values():
-            self.record(LockContent.decode(value))
+        for key in sorted(rows):
+            self.record(LockContent.decode(rows[key]))
 
     def conflict(self, content: LockContent) -> LockContent | None:
         """A group locked here that shares the id or a member with different `content`."""
@@ -57,11 +57,19 @@ class LockTable:
         return None
 
     def record(self, content: LockContent) -> Put:
-        """Enter `content`; returns the row that must be on disk before anybody hears of it."""
+        """Enter `content`; returns the row that must be on disk before anybody hears of it.
+
+        A group that n-t others locked replaces what was locked here under its id, which can never be revealed any
+        more; that row stays, for the members it has locked.
+        """
+        first = self.by_id.get(content.id)
+        key = content.id.encode()
+        if first is not None and first != content:
+            key += content.digest()
         self.by_id[content.id] = content
         for member in content.members:
             self.by_upload[member.client, member.epoch] = content.id
-        return Put(Table.LOCKS, content.id.encode(), content.encode())
+        return Put(Table.LOCKS, key, content.encode())
 
 
 @dataclass(slots=True)

@@ -65,7 +65,7 @@ from asyncfl.replica.items import Items
 from asyncfl.replica.jobs import Opened
 from asyncfl.replica.locks import CHECK, Locks
 from asyncfl.replica.models import FOLD, Models
-from asyncfl.replica.opening import OPEN, Opening
+from asyncfl.replica.opening import OPEN, SUM, Opening
 from asyncfl.replica.status import describe
 from asyncfl.replica.tasks import Tasks
 from asyncfl.replica.uploads import VERIFY, Uploads
@@ -127,6 +127,8 @@ class Replica:
         self.items.load(tables[Table.ITEMS])
         self.locks.table.load(tables[Table.LOCKS])
         self.uploads.load(tables[Table.MANIFESTS], tables[Table.SHARES], tables[Table.SEEN])
+        for record in self.uploads.records.values():
+            record.pinned = record.key in self.locks.table.by_upload
         groups = tables[Table.GROUPS]
         self.opening.load({k: v for k, v in groups.items() if not k.startswith(OWN)})
         self.coordination.load({k: v for k, v in groups.items() if k.startswith(OWN)})
@@ -206,6 +208,8 @@ class Replica:
             self.locks.checked(name, result)
         elif kind == OPEN and isinstance(result, Opened):
             self.opening.opened(name, result)
+        elif kind == SUM:
+            self.opening.summed(name, result)
         elif kind == FOLD:
             self.models.computed(name, *result)
         return self._settle()

@@ -53,6 +53,8 @@ class Models:
         self._signed: dict[bytes, bytes] = {}
         self._wanted: dict[int, PeerRows] = {}
         """Versions that other replicas have pinned, waiting for items."""
+        self._serving: dict[int, ModelRecord] = {}
+        """The last model computed for each other replica: one at a time, and never for a smaller ledger."""
         self._resend_at = 0.0
 
     def load(self, rows: dict[bytes, bytes]) -> None:
@@ -173,11 +175,16 @@ class Models:
 
     def _serve(self, replica: int) -> None:
         target = self._wanted[replica]
+        last = self._serving.get(replica)
+        if last is not None and not last.model and last.version in self.records:
+            return
         rows = self.gossip.resolve(target)
         if rows is None:
             return
         del self._wanted[replica]
-        record = self._compute(target.version, rows)
+        if last is not None and sum(len(row.items) for row in rows) < last.entries:
+            return
+        record = self._serving[replica] = self._compute(target.version, rows)
         if record.model:
             self.context.send_replica(replica, self._own_vote(record))
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from asyncfl import masking
 from asyncfl.effects import Delete, Put, Table
 from asyncfl.errors import LocalProtocolError
 from asyncfl.messages import (
@@ -24,11 +23,12 @@ from asyncfl.messages import (
 )
 from asyncfl.replica.context import RESEND_SECONDS, Context
 from asyncfl.replica.items import Items
-from asyncfl.replica.jobs import Opened, OpenGroup
+from asyncfl.replica.jobs import Opened, OpenGroup, SumShares
 from asyncfl.replica.locks import Locks
 from asyncfl.replica.uploads import UploadRecord, Uploads
 
 OPEN = "open-group"
+SUM = "sum-shares"
 MAX_EARLY_SUMS = 512
 
 
@@ -170,10 +170,7 @@ class Opening:
             for record in records:
                 record.pinned = True
             valid = [share for share in shares if share is not None]
-            state.sums[self.context.index] = masking.sum_packed(valid, self.context.federation)
-            own = self._own_sum(state)
-            if own is not None:
-                self.context.broadcast(own)
+            self.context.compute((SUM, state.group), SumShares(valid, self.context.federation))
         enough = len(state.sums) >= self.context.parameters.threshold and len(state.sums) > state.tried
         if state.claimed is not None or enough:
             job = OpenGroup(
@@ -182,6 +179,17 @@ class Opening:
             )  # fmt: skip
             if self.context.compute((OPEN, state.group), job):
                 state.trying = len(state.sums) if state.claimed is None else 0
+
+    def summed(self, group: bytes, total: bytes) -> None:
+        """This replica's own sum of shares is ready: tell everybody."""
+        state = self._by_group(group)
+        if state is None:
+            return
+        state.sums[self.context.index] = total
+        own = self._own_sum(state)
+        if own is not None:
+            self.context.broadcast(own)
+        self._progress(state)
 
     def _collect(self, state: OpenGroupState) -> list[UploadRecord] | None:
         """All members' stored uploads; pulls what is missing from whoever referred to them."""

@@ -22,10 +22,7 @@ def describe(replica: Replica) -> dict[str, Any]:
         "certified": None
         if latest is None
         else {"version": latest.version.hex(), "entries": latest.entries, "model": latest.model.hex()},
-        "rows": {
-            str(row.epoch): sum(len(ledger.items[name].members) for name in row.items)
-            for row in ledger.rows()
-        },
+        "rows": {str(epoch): members for epoch, members in sorted(ledger.row_members.items())},
         "inclusion": {client.hex(): count for client, count in sorted(ledger.counts.items())},
         "uploads": {
             "stored": sum(record.stored for record in replica.uploads.records.values()),

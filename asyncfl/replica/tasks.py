@@ -65,6 +65,10 @@ class Tasks:
         limit = context.inclusion.front + context.parameters.window
         if epoch > limit:
             return f"epoch {epoch} is beyond front + window = {limit}"
+        reachable = len(context.connected_replicas())
+        if reachable < context.parameters.quorum:
+            # What would be trained now could not be opened before it expires, and its privacy cost is real.
+            return f"{reachable} replicas can be reached, {context.parameters.quorum} are needed to open anything"
         latest = self.models.latest
         if latest is None or latest.certificate is None:
             return f"no model is certified yet: {context.parameters.certifiers} replicas must sign one"

@@ -334,12 +334,12 @@ class Uploads:
             return
         core = record.manifest.core
         self._unopened[core.client] -= 1
+        if record.stored:
+            self.context.persist(Delete(Table.MANIFESTS, digest), Delete(Table.SHARES, digest))
         sharing = self._by_payload[core.upload]
         sharing.discard(digest)
         if not sharing:
             del self._by_payload[core.upload]
             if not self.is_needed(core.upload):
                 self.context.delete_blob(core.upload)
-        if record.stored:
-            self.context.persist(Delete(Table.MANIFESTS, digest), Delete(Table.SHARES, digest))
         self.changed.add(digest)
