@@ -6,7 +6,7 @@ from asyncfl import masking
 from asyncfl.assignment import Assignment
 from asyncfl.client import Client
 from asyncfl.client.machine import State
-from asyncfl.effects import Effect, Persist, Put, Table
+from asyncfl.effects import Compute, Effect, Persist, Put, Table
 from asyncfl.masking.protect import sign_manifest
 from asyncfl.messages import (
     GroupId,
@@ -15,11 +15,16 @@ from asyncfl.messages import (
     Member,
     Message,
     Relay,
+    Row,
+    Rows,
+    ShareBad,
     ShareOk,
     Upload,
+    View,
     share_ok_body,
 )
 from asyncfl.replica.coordination import OWN
+from asyncfl.replica.models import FOLD
 from asyncfl.simulation import Node, Simulation
 from tests.core.builders import make_parameters, make_simulation
 from tests.simulation.observer import Observer, sent
@@ -155,3 +160,82 @@ def test_a_coordinator_buys_no_vouchers_for_epochs_that_nobody_is_at() -> None:
     machine = simulation.replica(1)
     assert machine.uploads.records[manifest.digest()].stored, "the upload was not even pulled"
     assert not [m for m in sent(observer, ShareOk) if isinstance(m, ShareOk) and m.epoch == 500]
+
+
+def test_a_stall_of_the_quorum_costs_clients_no_epochs() -> None:
+    """Uploads that nobody can open would expire, and their privacy budget with them."""
+    simulation = make_simulation(last_epoch=40)
+    simulation.start()
+    network = simulation.network
+    ledger = simulation.replica(0).context.ledger
+    network.run(until=lambda: ledger.last_epoch >= 3, seconds=100)
+    network.crash(simulation.replica_key(1))
+    network.crash(simulation.replica_key(2))
+    network.run(seconds=3)
+    before = [simulation.client(i).sent for i in range(16)]
+    network.run(seconds=110)
+    after = [simulation.client(i).sent for i in range(16)]
+    assert sum(after) - sum(before) <= 16
+
+
+def test_rows_that_nobody_asked_for_are_not_kept() -> None:
+    simulation = make_simulation(last_epoch=3)
+    simulation.start()
+    simulation.network.run(seconds=3)
+    target = simulation.network.nodes[simulation.replica_key(1)]
+    rows = tuple(Row(epoch=e, items=(bytes([e % 256]) * 32,) * 64) for e in range(1, 200))
+    for _ in range(5):
+        message = Rows(first=1, rows=rows, more=True)
+        simulation.network._on(target, "receive", simulation.replica_key(0), message)
+    assert all(len(peer.pages) == 0 for peer in simulation.replica(1).gossip.targets.values())
+
+
+def test_invented_versions_are_folded_one_at_a_time() -> None:
+    simulation = make_simulation(last_epoch=6)
+    simulation.start()
+    network = simulation.network
+    ledger = simulation.replica(1).context.ledger
+    network.run(until=lambda: ledger.entries >= 8, seconds=100)
+    target, liar = network.nodes[simulation.replica_key(1)], simulation.replica_key(0)
+    network.cut(liar, target.key)
+    jobs: list[Effect] = []
+    observe = network.before_effect
+    network.before_effect = lambda node, effect: (  # type: ignore[assignment]
+        jobs.append(effect)
+        if node is target and isinstance(effect, Compute) and effect.key[0] == FOLD
+        else None,
+        observe(node, effect),
+    )
+    everything = ledger.rows()
+    for dropped in range(len(everything[0].items)):
+        items = everything[0].items[:dropped] + everything[0].items[dropped + 1 :]
+        view = View(
+            base=ledger.origin, base_epoch=0, entries=ledger.entries - 1, pinned=True,
+            rows=(everything[0].model_copy(update={"items": items}), *everything[1:]),
+        )  # fmt: skip
+        network._on(target, "receive", liar, view)
+    assert len(jobs) == 1
+
+
+def test_shares_that_are_bad_for_t_plus_1_replicas_hold_up_nobody() -> None:
+    simulation = make_simulation(last_epoch=5)
+    bad = {simulation.client_key(i) for i in (2, 9)}
+
+    def spoil(source: Node, target: Node, message: Message) -> Message | None:
+        spoilt = isinstance(message, ShareOk) and message.client in bad
+        if not spoilt or simulation.federation.replica_index[source.key] < 2:
+            return message
+        identity = simulation.replica_ids[simulation.federation.replica_index[source.key]]
+        assert isinstance(message, ShareOk)
+        signature = identity.sign(ShareBad.KIND, simulation.federation.digest, message.body())
+        return ShareBad(
+            client=message.client, epoch=message.epoch, manifest=message.manifest, signature=signature
+        )
+
+    simulation.network.on_message = spoil
+    simulation.start()
+    run_to_the_end(simulation)
+    counts = simulation.replica(0).context.ledger.counts
+    honest = [counts.get(simulation.client_key(i), 0) for i in range(16) if i not in (2, 9)]
+    assert min(honest) >= 4
+    assert sum(honest) >= 0.95 * 14 * 5
