@@ -15,7 +15,7 @@ from node.commands.common import JsonFile, messages, output, write_json
 def bench(
     *,
     dim: Annotated[int, typer.Option(min=1, help="Coordinates of the model.")] = 1 << 20,
-    repeat: Annotated[int, typer.Option(min=1, help="Runs of each stage; the median counts.")] = 5,
+    repeat: Annotated[int, typer.Option(min=1, help="Runs of each stage; the median counts.")] = 21,
     threads: Annotated[int, typer.Option(min=1, help="Threads of torch.")] = 1,
     json: JsonFile = None,
 ) -> None:
