@@ -1,0 +1,45 @@
+"""The examples of the how-to pages make deployments and learn, with the settings that their pages give."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from node.deployment_creation import NewDeployment, create_deployment
+from node.deployment_files import DeploymentDirectory
+from node.training.baseline import fedavg_baseline
+from node.training.loader import load_task
+
+HOW_TO = Path(__file__).parents[2] / "docs" / "how-to"
+
+
+@pytest.fixture(autouse=True)
+def _examples(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(HOW_TO))
+
+
+def learn(made: DeploymentDirectory, rounds: int) -> dict[str, Any]:
+    """FedAvg with the deployment's task, clients and settings; its clip must not cut the updates."""
+    task, clients = made.deployment.task, len(made.deployment.clients)
+    built = load_task(task.factory, clients=clients, seed=task.seed, options=task.options)
+    federation = made.deployment.federation()
+    outcome = fedavg_baseline(built, clients, rounds, federation.settings, task.seed, evaluate_every=rounds)
+    largest = max(norm["max"] for norm in outcome["norm_by_round"])
+    assert largest <= federation.parameters.clip, "the clip would cut this example's updates"
+    return outcome
+
+
+def test_the_page_on_numpy_clients_shows_the_tested_file() -> None:
+    example = (HOW_TO / "numpy_client.py").read_text()
+    assert f"```python\n{example}```" in (HOW_TO / "numpy-client.md").read_text()
+
+
+def test_numpy_clients_learn(tmp_path: Path) -> None:
+    wanted = NewDeployment(
+        clients=8, task="numpy_client:wine", training={"learning_rate": 0.1, "batch_size": 8}
+    )
+    made = create_deployment(tmp_path / "wine", wanted)
+    assert made.deployment.federation().dimension == 13 * 3 + 3
+    assert learn(made, 3)["accuracy"] >= 0.9
