@@ -149,6 +149,13 @@ class TrainingEntry(_Section):
     batch_size: Annotated[int, Field(ge=1, le=1_000_000)] = 32
 
 
+class PrivacyEntry(_Section):
+    """The budget at which every client stops: epsilon at delta, user level, for all its uploads together."""
+
+    epsilon: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    delta: Annotated[float, Field(gt=0, lt=1)] = 1e-5
+
+
 class ReplicaEntry(_Section):
     """An aggregator: position in the file is its index (and, plus one, its Shamir point)."""
 
@@ -198,6 +205,7 @@ class Deployment(_Section):
     model: ModelEntry
     task: TaskEntry
     training: TrainingEntry
+    privacy: PrivacyEntry | None = None
     roster: RosterEntry
     # TOML arrays arrive as lists, so these two are not taken strictly.
     replicas: Annotated[tuple[ReplicaEntry, ...], Strict(False), Field(min_length=1, max_length=16)]
@@ -216,6 +224,7 @@ class Deployment(_Section):
         training: Mapping[str, Any],
         replicas: Mapping[str, tuple[str, bytes]],
         clients: Mapping[str, bytes],
+        privacy: PrivacyEntry | None = None,
         source: str = "deployment.toml",
     ) -> Self:
         """A new deployment, signed by `operator`.
@@ -236,6 +245,7 @@ class Deployment(_Section):
             "model": model,
             "task": dict(task),
             "training": dict(training),
+            "privacy": privacy,
             "roster": {"signature": operator.sign(ROSTER, named, roster.digest)},
             "replicas": [{"name": name, "url": url, "key": key} for name, (url, key) in replicas.items()],
             "clients": [
@@ -331,7 +341,7 @@ class Deployment(_Section):
 
     def render(self) -> str:
         """TOML text that `parse` reads back to an equal deployment."""
-        return tomli_w.dumps(self.model_dump(mode="python"))
+        return tomli_w.dumps(self.model_dump(mode="python", exclude_none=True))
 
     @cached_property
     def digest(self) -> bytes:

@@ -50,6 +50,8 @@ class Presence:
     task_patience: float = PATIENCE_AT_FIRST
     misses: int = 0
     left_out_until: float = float("-inf")
+    left: bool = False
+    """Left for good, by its own signed statement."""
 
 
 @dataclass
@@ -79,6 +81,13 @@ class Inclusion:
             presence.task_epoch = 0
         presence.at, presence.since, presence.at_patience = epoch, now, self.patience.seconds
 
+    def leave(self, client: bytes) -> None:
+        """The client has left for good: nobody waits for it."""
+        self.clients.setdefault(client, Presence()).left = True
+
+    def has_left(self, client: bytes) -> bool:
+        return client in self.clients and self.clients[client].left
+
     def tasked(self, client: bytes, epoch: int, now: float) -> None:
         """A TASK went out; the overdue timer keeps the patience it was set with."""
         presence = self.clients.setdefault(client, Presence())
@@ -97,7 +106,7 @@ class Inclusion:
     def is_live(self, client: bytes, now: float) -> bool:
         """Heard from within `patience`, not overdue, and not left out for having been so."""
         presence = self.clients.get(client)
-        if presence is None or now - presence.heard > presence.patience:
+        if presence is None or presence.left or now - presence.heard > presence.patience:
             return False
         if now < presence.left_out_until:
             return False
@@ -120,7 +129,8 @@ class Inclusion:
                 presence.left_out_until = now + limit * 2 ** min(presence.misses, 16)
         live = [p for client, p in self.clients.items() if self.is_live(client, now)]
         moving = [p.at for p in live if not self._holds_up(p, now)]
-        if 2 * len(live) >= self.roster_size and moving and min(moving) > self.front:
+        staying = self.roster_size - sum(presence.left for presence in self.clients.values())
+        if 2 * len(live) >= staying and moving and min(moving) > self.front:
             self.front, self.front_at = min(moving), now
 
     def _holds_up(self, presence: Presence, now: float) -> bool:

@@ -142,6 +142,19 @@ class Ready(Wire):
     wants_task: bool
 
 
+class Leave(Wire):
+    """Client: I take part no more; my privacy budget is spent after `uploads` uploads. Instead of READY."""
+
+    KIND: ClassVar = "leave"
+
+    epoch: Epoch
+    uploads: Count
+    signature: Signature
+
+    def body(self) -> bytes:
+        return pack((self.epoch, self.uploads))
+
+
 class Front(Wire):
     """Replica's signed answer to READY: its front, and the patience it uses (milliseconds)."""
 
@@ -441,7 +454,7 @@ Message = (
     | Relay | ManifestRequest | ShareOk | ShareBad | Lock | Locked | LockRefused | TakenOver
     | Reveal | ShareSum | Entry | Attest | CertifiedItem
     | View | RowsRequest | Rows | ItemRequest | ModelVote
-    | Pull | Chunk | Missing
+    | Pull | Chunk | Missing | Leave
 )  # fmt: skip
 
 _TYPES: Final[tuple[type[Wire], ...]] = (
@@ -449,7 +462,7 @@ _TYPES: Final[tuple[type[Wire], ...]] = (
     Relay, ManifestRequest, ShareOk, ShareBad, Lock, Locked, LockRefused, TakenOver,
     Reveal, ShareSum, Entry, Attest, CertifiedItem,
     View, RowsRequest, Rows, ItemRequest, ModelVote,
-    Pull, Chunk, Missing,
+    Pull, Chunk, Missing, Leave,
 )  # fmt: skip
 _TAGS: Final = {kind: tag for tag, kind in enumerate(_TYPES)}
 

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from pydantic import ValidationError
 
-from asyncfl.deployment import NONCE_BYTES, Deployment, ModelEntry
+from asyncfl.deployment import NONCE_BYTES, Deployment, ModelEntry, PrivacyEntry
 from asyncfl.digest import content_digest
 from asyncfl.errors import ConfigurationError, ParameterError, StorageError
 from asyncfl.identity import Identity
@@ -45,6 +45,12 @@ class NewDeployment:
     task_options: Mapping[str, Any] = field(default_factory=dict)
     parameters: Mapping[str, Any] = field(default_factory=dict)
     training: Mapping[str, Any] = field(default_factory=dict)
+    epsilon: float | None = None
+    """Budget of every client; calibrates the noise multiplier to `epochs` uploads. None: no budget."""
+    delta: float = 1e-5
+    epochs: int | None = None
+    malicious_fraction: float = 0.0
+    """Share of the clients that may collude with replicas: their noise is not counted on."""
     base_port: int | None = None
     """First of `replicas` consecutive ports; None: free ones, chosen by the operating system."""
     urls: Mapping[str, str] = field(default_factory=dict)
@@ -78,6 +84,7 @@ def create_deployment(root: Path, wanted: NewDeployment) -> DeploymentDirectory:
     task = load_task(wanted.task, clients=wanted.clients, seed=wanted.seed, options=wanted.task_options)
     workbench = Workbench(task, seed=wanted.seed, device="cpu")
     operator = Identity.generate()
+    parameters = _with_noise(parameters, wanted, workbench.layout.dimension)
     deployment = Deployment.create(
         name=re.sub(r"[^A-Za-z0-9]+", "-", root.resolve().name).strip("-")[:64] or "deployment",
         nonce=os.urandom(NONCE_BYTES),
@@ -93,6 +100,7 @@ def create_deployment(root: Path, wanted: NewDeployment) -> DeploymentDirectory:
         training={**task_defaults(wanted.task).settings.model_dump(), **wanted.training},
         replicas={name: (urls[name], keys[name]) for name in replica_names},
         clients={name: keys[name] for name in client_names},
+        privacy=None if wanted.epsilon is None else PrivacyEntry(epsilon=wanted.epsilon, delta=wanted.delta),
     )
     try:
         root.mkdir(parents=True, exist_ok=True)
@@ -107,6 +115,39 @@ def create_deployment(root: Path, wanted: NewDeployment) -> DeploymentDirectory:
             "writable disk with free space"
         ) from None
     return DeploymentDirectory.load(root)
+
+
+def _with_noise(parameters: Parameters, wanted: NewDeployment, dimension: int) -> Parameters:
+    """The parameters with an allowance for colluders, and noise for the wished budget.
+
+    Raises `ConfigurationError` or `ParameterError` when the wish contradicts itself or cannot be met.
+    """
+    if wanted.malicious_fraction:
+        from asyncfl.privacy.allowance import Cells, malicious_allowance
+
+        cells = Cells(wanted.clients, parameters.cell_size, parameters.replicas)
+        allowance = malicious_allowance(cells, wanted.malicious_fraction, parameters.min_group)
+        parameters = _changed(parameters, malicious_allowance=allowance)
+    if wanted.epsilon is None:
+        return parameters
+    if wanted.epochs is None:
+        raise ConfigurationError(
+            "--epsilon needs --epochs: the budget is spread over so many uploads of a client"
+        )
+    if "noise_multiplier" in wanted.parameters:
+        raise ConfigurationError("--epsilon calibrates noise_multiplier: give one of the two")
+    from asyncfl.privacy.accountant import Mechanism
+    from asyncfl.privacy.calibration import Budget, calibrate
+
+    def mechanism(multiplier: float) -> Mechanism:
+        return Mechanism.of(_changed(parameters, noise_multiplier=multiplier), dimension)
+
+    multiplier = calibrate(Budget(wanted.epsilon, wanted.delta), wanted.epochs, mechanism)
+    return _changed(parameters, noise_multiplier=multiplier)
+
+
+def _changed(parameters: Parameters, **values: float) -> Parameters:
+    return Parameters.model_validate({**parameters.model_dump(), **values})
 
 
 def _require_empty(root: Path) -> None:

@@ -20,8 +20,9 @@ from typing import Any, Final
 
 import structlog
 
+from asyncfl.deployment import Deployment
 from asyncfl.effects import Table
-from asyncfl.errors import AsyncflError
+from asyncfl.errors import AsyncflError, ConfigurationError
 from asyncfl.identity import Identity
 from node.blobs import BlobStore
 from node.commands.common import exit_code
@@ -111,6 +112,7 @@ def run_clients(
     numbers = {name: deployment.client_index(name) for name in names}
     identities = {name: files.identity(name) for name in names}
     federation = deployment.federation()
+    limit = upload_limit(deployment)
 
     async def main(process: _Process) -> None:
         from asyncfl.client import Client
@@ -127,7 +129,14 @@ def run_clients(
 
             def machine(durable: _Durable, name: str = name, identity: Identity = identity) -> Machine:
                 trainer = trainers[numbers[name]]
-                return Client(federation, identity, durable, trainer=trainer, last_epoch=last_epoch)
+                return Client(
+                    federation,
+                    identity,
+                    durable,
+                    trainer=trainer,
+                    last_epoch=last_epoch,
+                    upload_limit=limit,
+                )
 
             node = _Node(process, files, identity, role="client", name=name, machine=machine)
             endpoint = Endpoint(
@@ -143,6 +152,23 @@ def run_clients(
         await process.run(nodes)
 
     _run(main, options, deployment.names)
+
+
+def upload_limit(deployment: Deployment) -> int | None:
+    """How many uploads the deployment's budget allows a client in all; None without one."""
+    if deployment.privacy is None:
+        return None
+    from asyncfl.privacy.accountant import Mechanism
+    from asyncfl.privacy.calibration import Budget, affordable_uploads
+
+    if deployment.parameters.noise_multiplier == 0:
+        raise ConfigurationError(
+            "deployment.toml sets a [privacy] budget but no noise (parameters.noise_multiplier is 0): any upload "
+            "would break it; make the deployment with --epsilon, or drop [privacy]"
+        )
+    budget = Budget(deployment.privacy.epsilon, deployment.privacy.delta)
+    dimension = deployment.model.weights + deployment.model.buffers
+    return affordable_uploads(budget, Mechanism.of(deployment.parameters, dimension))
 
 
 _Durable = dict[Table, dict[bytes, bytes]]

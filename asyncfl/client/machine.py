@@ -9,6 +9,7 @@ Theory of operation. For each epoch p, in turn:
                 the first of them leaves. -> UPLOADING
     UPLOADING   UPLOAD to the coordinator, and on silence to the next in line: always the same bytes
                 -> ASKING for p+1 on STORED
+    LEFT        the privacy budget allows no further upload: LEAVE, signed, instead of READY, for good
     RESTING     after the last epoch: signs of life only, so that others do not wait for this client
 
 `p` only grows, and only this client moves it: by one after an upload, or to the front that n-t replicas
@@ -44,6 +45,7 @@ from asyncfl.messages import (
     Certificate,
     Expired,
     Front,
+    Leave,
     Manifest,
     Message,
     Missing,
@@ -77,10 +79,15 @@ class State(StrEnum):
     TRAINING = "training"
     UPLOADING = "uploading"
     RESTING = "resting"
+    LEFT = "left"
 
 
 class Client:
-    """One client. `last_epoch`: take part up to and including this epoch, then rest (None: for ever)."""
+    """One client. `last_epoch`: take part up to and including this epoch, then rest (None: for ever).
+
+    `upload_limit`: privacy events that the client's budget allows in all, those of earlier runs included (None: no
+    budget). At the limit the client leaves, whatever replicas say; an upload that is written already still goes out.
+    """
 
     def __init__(
         self,
@@ -90,6 +97,7 @@ class Client:
         *,
         trainer: Trainer,
         last_epoch: int | None = None,
+        upload_limit: int | None = None,
     ) -> None:
         if identity.public not in federation.roster_at(1).position:
             raise ConfigurationError("this identity is not enrolled in the deployment")
@@ -98,6 +106,8 @@ class Client:
         self.identity = identity
         self.trainer = trainer
         self.last_epoch = last_epoch
+        self.upload_limit = upload_limit
+        self.events = len(durable.get(Table.PRIVACY, {}))
         self.assignment = Assignment(federation)
         self.fronts = Fronts(federation.parameters)
         self.now = 0.0
@@ -251,7 +261,7 @@ class Client:
             "state": self.state.value,
             "epoch": self.epoch,
             "sent": self.sent,
-            "done": self.state is State.RESTING,
+            "done": self.state in (State.RESTING, State.LEFT),
             "waiting_for": self._waiting_for,
             "seen_entries": self.seen_entries,
             "connected": len(self._connected),
@@ -318,6 +328,9 @@ class Client:
 
     def _say_ready(self) -> None:
         self._heartbeat_at = self.now + self._heartbeat
+        if self.state is State.LEFT:
+            self._say_leave()
+            return
         message = Ready(
             epoch=self.epoch,
             coordinator=self._coordinator,
@@ -327,6 +340,12 @@ class Client:
         )
         for key in self.federation.replica_keys:
             self._send(key, message)
+
+    def _say_leave(self) -> None:
+        unsigned = Leave(epoch=self.epoch, uploads=self.events, signature=bytes(64))
+        signature = self.identity.sign(Leave.KIND, self.federation.digest, unsigned.body())
+        for key in self.federation.replica_keys:
+            self._send(key, unsigned.model_copy(update={"signature": signature}))
 
     def _receive_front(self, replica: int, message: Front) -> None:
         known = self.fronts.latest.get(replica)
@@ -396,6 +415,7 @@ class Client:
     def _trained(self, result: Trained) -> None:
         assert self._task is not None
         self.upload, self.state, self._refused = result.manifest, State.UPLOADING, set()
+        self.events += 1
         event = pack((self.epoch, self.parameters.noise_multiplier, self.parameters.min_group))
         self._effects.append(
             Persist(
@@ -491,9 +511,14 @@ class Client:
         self._ask_from(0)
 
     def _rest_if_done(self) -> None:
+        """Rest after the last epoch, leave at the end of the budget."""
         if self.last_epoch is not None and self.epoch > self.last_epoch and self.upload is None:
             self.state = State.RESTING
             self._waiting_for = "nothing: it took part in every epoch asked for"
+        elif self.upload_limit is not None and self.events >= self.upload_limit and self.upload is None:
+            self.state = State.LEFT
+            self._waiting_for = f"nothing: its privacy budget is spent, after {self.events} uploads"
+            self._notify("budget_spent", "warning", epoch=self.epoch, uploads=self.events)
 
     # glue
 

@@ -38,6 +38,7 @@ from asyncfl.messages import (
     Entry,
     Item,
     ItemRequest,
+    Leave,
     Lock,
     Locked,
     LockRefused,
@@ -118,6 +119,7 @@ class Replica:
         }
         self._from_client: dict[type[Any], Callable[[bytes, Any], object]] = {
             Ready: self.tasks.receive_ready,
+            Leave: self.tasks.receive_leave,
             Upload: self.uploads.receive_upload,
         }
         self._parts = (self.uploads, self.locks, self.opening, self.items, self.coordination, self.gossip)
@@ -133,6 +135,7 @@ class Replica:
         self.opening.load({k: v for k, v in groups.items() if not k.startswith(OWN)})
         self.coordination.load({k: v for k, v in groups.items() if k.startswith(OWN)})
         self.models.load(tables[Table.MODELS])
+        self.tasks.load(tables[Table.META])
 
     # events
 

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from asyncfl.messages import Front, Ready, Task, Wait
+from asyncfl.effects import Put, Table
+from asyncfl.identity import verify
+from asyncfl.messages import Front, Leave, Ready, Task, Wait
 from asyncfl.replica.context import RESEND_SECONDS, Context
 from asyncfl.replica.models import Models
+
+LEFT = b"left:"
+"""Prefix of the keys of clients' LEAVE statements in `Table.META`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,9 +34,30 @@ class Tasks:
         """The last TASK's epoch, and when it was last sent."""
         self._front: Front | None = None
 
+    def load(self, rows: dict[bytes, bytes]) -> None:
+        """Clients that had left before a restart."""
+        for key in rows:
+            if key.startswith(LEFT):
+                self.context.inclusion.leave(key[len(LEFT) :])
+
+    def receive_leave(self, client: bytes, message: Leave) -> None:
+        """A client's signed statement that it takes part no more: kept, and nobody waits for it."""
+        context = self.context
+        if context.inclusion.has_left(client):
+            return
+        if not verify(client, Leave.KIND, context.federation.digest, message.body(), message.signature):
+            context.notify("bad_signature", "warning", client=client.hex()[:12], message=Leave.KIND)
+            return
+        context.persist(Put(Table.META, LEFT + client, message.encode()))
+        context.inclusion.leave(client)
+        self.asking.pop(client, None)
+        context.notify("client_left", client=client.hex()[:12], epoch=message.epoch, uploads=message.uploads)
+
     def receive_ready(self, client: bytes, message: Ready) -> None:
         """Every replica answers with its front; the one that is asked also with TASK or WAIT."""
         context = self.context
+        if context.inclusion.has_left(client):
+            return
         presence = context.inclusion.heard(client, message.epoch, context.now)
         context.send(client, self._signed_front())
         if not message.wants_task or message.coordinator != context.index:

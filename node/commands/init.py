@@ -8,7 +8,9 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
+from asyncfl.deployment import PrivacyEntry
 from asyncfl.errors import ConfigurationError
+from asyncfl.parameters import Parameters
 from node.commands.common import Directory, JsonFlag, key_values, output, write_json
 from node.deployment_creation import NewDeployment, create_deployment
 
@@ -36,6 +38,17 @@ def init(
     task_option: Annotated[
         list[str] | None, typer.Option(metavar="KEY=VALUE", help="Argument of the task's factory.")
     ] = None,
+    epsilon: Annotated[
+        float | None,
+        typer.Option(min=0, help="Privacy budget of each client; sets the noise.", show_default="no noise"),
+    ] = None,
+    delta: Annotated[float, typer.Option(help="Probability outside the guarantee.")] = 1e-5,
+    epochs: Annotated[
+        int | None, typer.Option(min=1, help="Uploads that --epsilon has to last for.", show_default=False)
+    ] = None,
+    malicious_fraction: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of clients whose noise is not counted on.")
+    ] = 0.0,
     base_port: Annotated[
         int | None, typer.Option(help="First of n consecutive ports.", show_default="free ones")
     ] = None,
@@ -62,6 +75,8 @@ def init(
 
     asyncfl init run --task mytask:make --learning-rate 0.05 --local-steps 20 --parameter clip=5.0
 
+    asyncfl init run --clients 1300 --epsilon 4 --epochs 60 --malicious-fraction 0.05
+
     asyncfl init run --public-keys pubs --url replica-0=ws://a.example:7000 --url replica-1=ws://...
     """
     chosen = {"learning_rate": learning_rate, "local_steps": local_steps, "batch_size": batch_size}
@@ -74,6 +89,10 @@ def init(
         task_options=key_values("--task-option", task_option or ()),
         parameters=key_values("--parameter", parameter or ()),
         training={key: value for key, value in chosen.items() if value is not None},
+        epsilon=epsilon,
+        delta=delta,
+        epochs=epochs,
+        malicious_fraction=malicious_fraction,
         base_port=base_port,
         urls=_urls(url or ()),
         public_keys=public_keys,
@@ -87,6 +106,7 @@ def init(
         "clients": [entry.name for entry in deployment.clients],
         "dimension": deployment.model.weights + deployment.model.buffers,
         "parameters": deployment.parameters.model_dump(),
+        "privacy": None if deployment.privacy is None else deployment.privacy.model_dump(),
     }
     if json:
         write_json(facts, Path("-"))
@@ -99,10 +119,29 @@ def init(
         soft_wrap=True,
     )
     output.print(f"  task {escape(task)}, {facts['dimension']:,} coordinates")
+    output.print(f"  {_privacy(used, deployment.privacy, epochs, malicious_fraction)}", soft_wrap=True)
     if public_keys is None:
         output.print(f"  private keys of all nodes in {escape(str(directory / 'keys'))}, mode 0600")
     output.print("  operator.key signs rosters and enrolments: keep it where no node runs")
     output.print(f"next: [bold]asyncfl up {escape(str(directory))} --epochs 20[/]", soft_wrap=True)
+
+
+def _privacy(used: Parameters, budget: PrivacyEntry | None, epochs: int | None, fraction: float) -> str:
+    """What the noise is worth, in a sentence: also when there is none."""
+    assumed = (
+        f"of {used.min_group} members of a group {used.malicious_allowance} may collude (at a fraction of "
+        f"{fraction:g}), {used.honest_members} add the noise"
+    )
+    if used.noise_multiplier == 0:
+        return (
+            "no differential privacy (noise multiplier 0): averages of single clients leak over many epochs"
+        )
+    if budget is None:
+        return f"noise multiplier {used.noise_multiplier:.4g}, no budget; {assumed}"
+    return (
+        f"epsilon {budget.epsilon:g} at delta {budget.delta:g} for {epochs} uploads of each client: noise multiplier "
+        f"{used.noise_multiplier:.4g}; {assumed}"
+    )
 
 
 def _urls(pairs: tuple[()] | list[str]) -> dict[str, str]:

@@ -18,9 +18,15 @@ from node.deployment_files import DeploymentDirectory
 def privacy(
     *,
     directory: Directory,
-    delta: Annotated[float, typer.Option(help="Probability outside the guarantee.")] = 1e-5,
+    delta: Annotated[
+        float | None,
+        typer.Option(help="Probability outside the guarantee.", show_default="the deployment's, or 1e-5"),
+    ] = None,
     budget: Annotated[
-        float | None, typer.Option(metavar="EPSILON", help="Also tell what is left of this much epsilon.")
+        float | None,
+        typer.Option(
+            metavar="EPSILON", help="Tell what is left of this much epsilon.", show_default="the deployment's"
+        ),
     ] = None,
     json: JsonFlag = False,
 ) -> None:
@@ -39,10 +45,14 @@ def privacy(
     from asyncfl.privacy.accountant import check_delta
     from asyncfl.privacy.calibration import Budget
 
-    check_delta(delta)
-    allowed = None if budget is None else Budget(budget, delta)
     files = DeploymentDirectory.load(directory)
     deployment = files.deployment
+    if delta is None:
+        delta = deployment.privacy.delta if deployment.privacy is not None else 1e-5
+    check_delta(delta)
+    if budget is None and deployment.privacy is not None:
+        budget = deployment.privacy.epsilon
+    allowed = None if budget is None else Budget(budget, delta)
     clients = {
         entry.name: _described(files, entry.name, entry.key, delta, allowed) for entry in deployment.clients
     }

@@ -30,14 +30,20 @@ Change = Callable[[Certificate], Certificate]
 class Bench:
     """One client, and the replicas' keys to say anything to it."""
 
-    def __init__(self, replicas: int = 4, byzantine: int = 1, last_epoch: int | None = None) -> None:
+    def __init__(
+        self,
+        replicas: int = 4,
+        byzantine: int = 1,
+        last_epoch: int | None = None,
+        upload_limit: int | None = None,
+    ) -> None:
         parameters = make_parameters(16, replicas=replicas, byzantine=byzantine, cell_size=4, min_group=3)
         self.simulation = Simulation(parameters, 16)
         self.federation = self.simulation.federation
         self.now, self.blobs = 0.0, MemoryBlobs()
         self.durable: dict[Table, dict[bytes, bytes]] = {table: {} for table in Table}
         self.effects: list[Effect] = []
-        self.last_epoch = last_epoch
+        self.last_epoch, self.upload_limit = last_epoch, upload_limit
         self.client = self.make()
 
     @property
@@ -47,7 +53,12 @@ class Bench:
     def make(self) -> Client:
         trainer = StillTrainer(0, self.federation.dimension)
         client = Client(
-            self.federation, self.identity, self.durable, trainer=trainer, last_epoch=self.last_epoch
+            self.federation,
+            self.identity,
+            self.durable,
+            trainer=trainer,
+            last_epoch=self.last_epoch,
+            upload_limit=self.upload_limit,
         )
         self.take(client.start(self.now))
         for key in self.federation.replica_keys:
