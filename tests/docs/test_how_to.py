@@ -43,3 +43,18 @@ def test_numpy_clients_learn(tmp_path: Path) -> None:
     made = create_deployment(tmp_path / "wine", wanted)
     assert made.deployment.federation().dimension == 13 * 3 + 3
     assert learn(made, 3)["accuracy"] >= 0.9
+
+
+def test_the_text_model_learns_what_words_alone_do_not_tell(tmp_path: Path) -> None:
+    training = {"learning_rate": 0.2, "batch_size": 8}
+    made = create_deployment(
+        tmp_path / "text",
+        NewDeployment(
+            clients=4, task="text_model:reviews", training=training, parameters={"clip": 2.0}, seed=1
+        ),
+    )
+    words, width = 41, 32
+    gates = 3 * (width * width + width)
+    assert made.deployment.federation().dimension == words * width + 2 * gates + 2 * width + 2 * width + 2
+    assert made.deployment.model.buffers == 0, "an integer buffer does not travel"
+    assert learn(made, 8)["accuracy"] >= 0.9
