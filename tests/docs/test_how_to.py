@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from asyncfl.messages import Settings
+from asyncfl.model import model_bytes
 from node.deployment_creation import NewDeployment, create_deployment
 from node.deployment_files import DeploymentDirectory
 from node.training.baseline import fedavg_baseline
 from node.training.loader import load_task
+from node.training.workbench import Workbench
 
 HOW_TO = Path(__file__).parents[2] / "docs" / "how-to"
 
@@ -58,3 +63,38 @@ def test_the_text_model_learns_what_words_alone_do_not_tell(tmp_path: Path) -> N
     assert made.deployment.federation().dimension == words * width + 2 * gates + 2 * width + 2 * width + 2
     assert made.deployment.model.buffers == 0, "an integer buffer does not travel"
     assert learn(made, 8)["accuracy"] >= 0.9
+
+
+def test_of_a_frozen_base_with_adapters_only_the_adapters_travel(tmp_path: Path) -> None:
+    module = importlib.import_module("adapter_model")
+    base_file = tmp_path / "base.pt"
+    module.publish(base_file)
+    made = create_deployment(
+        tmp_path / "adapters",
+        NewDeployment(
+            clients=8,
+            task="adapter_model:adapted_digits",
+            task_options={"base_file": str(base_file), "rank": 4},
+            training={"learning_rate": 0.1, "batch_size": 4},
+            parameters={"clip": 2.0},
+        ),
+    )
+    adapters, head = 4 * (64 + 128) + 4 * (128 + 128), 128 * 10 + 10
+    assert made.deployment.federation().dimension == adapters + head
+    assert learn(made, 10)["accuracy"] >= 0.7
+
+
+def test_training_adapters_leaves_the_base_as_it_was_published(tmp_path: Path) -> None:
+    module = importlib.import_module("adapter_model")
+    base_file = tmp_path / "base.pt"
+    torch.save(module.base().state_dict(), base_file)
+    task = load_task("adapter_model:adapted_digits", clients=8, options={"base_file": str(base_file)})
+    bench = Workbench(task, seed=0, device="cpu")
+    settings = Settings(learning_rate=0.1, local_steps=5, batch_size=8)
+    update = bench.train(bench.initial, settings, client=0, epoch=0).update
+    flat = torch.frombuffer(bytearray(bench.initial), dtype=torch.float32) + update
+    trained, published = bench.state(model_bytes(flat)), torch.load(base_file, weights_only=True)
+    for layer, name in (("0.0", "0"), ("0.2", "2")):
+        for kind in ("weight", "bias"):
+            assert torch.equal(trained[f"{layer}.linear.{kind}"], published[f"{name}.{kind}"])
+        assert trained[f"{layer}.up"].abs().max() > 0
