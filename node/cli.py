@@ -16,7 +16,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from asyncfl.errors import AsyncflError
-from node.commands import bench, demo, init, keygen, model, plan, privacy, run_node, status, up
+from node.commands import bench, demo, experiment, init, keygen, model, plan, privacy, run_node, status, up
 from node.commands.common import ExitCode, exit_code, messages, show_error
 
 _EPILOG = (
@@ -97,6 +97,7 @@ app.command("node", rich_help_panel="One party")(run_node.node)
 app.command("evaluate", rich_help_panel="Models")(model.evaluate)
 app.command("export", rich_help_panel="Models")(model.export)
 app.command("bench", rich_help_panel="Models")(bench.bench)
+app.command("experiment", rich_help_panel="Models")(experiment.experiment)
 app.command("plan", rich_help_panel="Privacy")(plan.plan)
 app.command("privacy", rich_help_panel="Privacy")(privacy.privacy)
 

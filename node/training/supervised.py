@@ -41,21 +41,21 @@ class SupervisedTask:
     """A classification task. `build` makes a module that maps inputs [b, ...] to logits [b, classes]."""
 
     def __init__(self, build: Callable[[], nn.Module], examples: Examples) -> None:
-        self._build = build
-        self._examples = examples
+        self.build = build
+        self.examples = examples
 
     def model(self) -> nn.Module:
-        return self._build()
+        return self.build()
 
     def prepare(self, clients: Collection[int]) -> None:
-        self._examples.prepare(clients)
+        self.examples.prepare(clients)
 
     def train(
         self, module: nn.Module, client_index: int, settings: Settings, epoch: int
     ) -> tuple[int, float]:
         """SGD without momentum, `local_steps` batches (0: one pass) in an order drawn anew each time."""
         device = _device(module)
-        inputs, labels = (tensor.to(device) for tensor in self._examples.client(client_index))
+        inputs, labels = (tensor.to(device) for tensor in self.examples.client(client_index))
         parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
         total, steps = torch.zeros((), device=device), 0
         for batch in batches(len(labels), settings.batch_size, settings.local_steps):
@@ -74,7 +74,7 @@ class SupervisedTask:
     @torch.no_grad()
     def evaluate(self, module: nn.Module) -> float:
         device = _device(module)
-        inputs, labels = self._examples.test()
+        inputs, labels = self.examples.test()
         correct = torch.zeros((), dtype=torch.int64, device=device)
         for start in range(0, len(labels), EVALUATION_BATCH):
             part = slice(start, start + EVALUATION_BATCH)

@@ -1,0 +1,102 @@
+"""`asyncfl experiment`: seeded virtual-time runs with real training, side by side with FedBuff and FedAvg."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from asyncfl.errors import StorageError
+from node.commands.common import JsonFile, messages, output, write_json
+
+
+def experiment(
+    file: Annotated[Path, typer.Argument(metavar="FILE.toml", help="What to run.", show_default=False)],
+    *,
+    reduced: Annotated[
+        bool,
+        typer.Option("--reduced", help="With the keys of the file's table [reduced]: seconds, to try it."),
+    ] = False,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="DIR", help="Write results.json and the plots there.")
+    ] = None,
+    json: JsonFile = None,
+) -> None:
+    """Run an experiment on virtual time: the real state machines, real training, chosen speeds and failures.
+
+    The same file gives the same figures again.
+
+    [bold]Examples[/]
+
+    asyncfl experiment experiments/balance.toml --out balance
+
+    asyncfl experiment experiments/throughput.toml --reduced --json -
+    """
+    from node.experiment.configuration import read_experiment
+    from node.experiment.plots import draw_plots
+    from node.experiment.runner import run_experiment
+
+    wanted = read_experiment(file, reduced=reduced)
+    if out is not None:
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StorageError(f"{out}: cannot be made: {error.strerror}; name another --out") from None
+    result = run_experiment(wanted, _tell)
+    result["reduced"] = reduced
+    if out is not None:
+        write_json(result, out / "results.json")
+        for path in draw_plots(result, out):
+            messages.print(f"wrote {escape(str(path))}", soft_wrap=True)
+    if json is not None:
+        write_json(result, json)
+    if str(json) != "-":
+        output.print(_table(result))
+
+
+def _tell(facts: dict[str, Any]) -> None:
+    messages.print(
+        f"{escape(facts['run'])}, seed {facts['seed']}: accuracy {facts['accuracy']:.4f} after "
+        f"{facts['virtual_seconds']:.0f} virtual s ({facts['wall_seconds']} s)",
+        soft_wrap=True,
+    )
+
+
+def _table(result: dict[str, Any]) -> Table:
+    chosen = result["experiment"].get("classes")
+    target = result["experiment"].get("target_accuracy")
+    table = Table(box=None, padding=(0, 1, 0, 0), header_style="dim")
+    table.add_column("run", no_wrap=True)
+    headings = [
+        "seed",
+        "accuracy",
+        *(["classes"] if chosen else []),
+        f"to {target:g}" if target else "seconds",
+    ]
+    for heading in [*headings, "uploads", "Jain", "spread", "stale"]:
+        table.add_column(heading, justify="right", no_wrap=True)
+    for run in result["runs"]:
+        end = f"{run['virtual_seconds']:.0f} s" + ("" if run["finished"] else ", cut")
+        if target:
+            reached = run["target_reached_s"]
+            end = "never" if reached is None else f"{reached:.0f} s"
+        uploads, staleness = run["uploads"], run["staleness"]
+        table.add_row(
+            escape(run["run"]),
+            str(run["seed"]),
+            f"{run['accuracy']:.4f}",
+            *([f"{run['accuracy_on_classes']:.4f}"] if chosen else []),
+            end,
+            f"{uploads['included']}/{uploads['sent']}",
+            "-" if run["jain"] is None else f"{run['jain']:.3f}",
+            str(run["largest_difference"]),
+            "-" if staleness is None else f"{staleness['median']:.0f}",
+        )
+    table.caption = (
+        "uploads: in the model / sent; spread: largest difference of inclusion counts; stale: median"
+    )
+    table.caption_justify = "left"
+    return table

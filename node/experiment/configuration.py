@@ -1,0 +1,237 @@
+"""The file of an experiment: its keys, what they may hold, and what is refused, with the reason."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from asyncfl.errors import ConfigurationError, StorageError
+from asyncfl.messages import Settings
+from asyncfl.parameters import Parameters
+from asyncfl.toml_errors import explain
+from node.training.defaults import task_defaults
+
+
+def _numbers(value: Any) -> Any:
+    """`[0, 1, 5]`, or text such as `"0-19, 40"`."""
+    if not isinstance(value, str):
+        return value
+    numbers: list[int] = []
+    for part in value.split(","):
+        first, dash, last = part.strip().partition("-")
+        if not first.isdigit() or (dash and not last.isdigit()):
+            raise ValueError('numbers such as "0-19, 40" or [0, 1] are needed')
+        numbers.extend(range(int(first), int(last or first) + 1))
+    return numbers
+
+
+Numbers = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1), BeforeValidator(_numbers)]
+Positive = Annotated[float, Field(gt=0)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Distribution(_Section):
+    """Factors around 1. `sigma` belongs to log-normal, `shape` to gamma (mean 1), `ratio` to even.
+
+    `even` spreads the factors evenly on a logarithmic scale, the slowest `ratio` times slower than the fastest.
+    """
+
+    kind: Literal["none", "log-normal", "gamma", "even"] = "none"
+    sigma: Positive | None = None
+    shape: Positive | None = None
+    ratio: Annotated[float, Field(ge=1)] | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        own = {"none": None, "log-normal": "sigma", "gamma": "shape", "even": "ratio"}[self.kind]
+        given = {key for key in ("sigma", "shape", "ratio") if getattr(self, key) is not None}
+        if given != ({own} if own else set()):
+            raise ValueError(f"{self.kind} takes {own or 'no further key'}")
+        return self
+
+
+class Slow(_Section):
+    """A group of clients that is `factor` times slower than it would be."""
+
+    clients: Numbers
+    factor: Positive
+
+
+class Speeds(_Section):
+    """Seconds of one local training: `seconds`, times a client's own factor, times one drawn for each task."""
+
+    seconds: Positive = 2.0
+    persistent: Distribution = Distribution()
+    jitter: Distribution = Distribution()
+    factors: list[Positive] | None = None
+    """One for each client, in place of `persistent`."""
+    slow: list[Slow] = Field(default_factory=list)
+
+
+class Partition(_Section):
+    """Who holds which examples. `clients` alone hold `classes`, and nothing else; others share the rest."""
+
+    kind: Literal["iid", "dirichlet"] = "iid"
+    alpha: Positive = 0.5
+    classes: Numbers | None = None
+    clients: Numbers | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if (self.classes is None) != (self.clients is None):
+            raise ValueError("classes and clients belong together: these clients alone hold these classes")
+        return self
+
+
+class At(_Section):
+    """Clients that something happens to at a virtual time."""
+
+    clients: Numbers
+    at: Annotated[float, Field(ge=0)]
+
+
+class Outage(_Section):
+    """A replica that is down from `start` on, to `end` or for good."""
+
+    replica: Annotated[int, Field(ge=0)]
+    start: Annotated[float, Field(ge=0)]
+    end: Positive | None = None
+
+
+class Training(_Section):
+    """Local training; what is absent is the task's own."""
+
+    learning_rate: Positive | None = None
+    local_steps: Annotated[int, Field(ge=0)] | None = None
+    batch_size: Annotated[int, Field(ge=1)] | None = None
+
+
+class Run(_Section):
+    """One line of the comparison."""
+
+    name: Annotated[str, Field(min_length=1, max_length=60)]
+    method: Literal["asyncfl", "fedbuff", "fedavg"] = "asyncfl"
+    speeds: Speeds | None = None
+    """In place of the experiment's."""
+    window: Annotated[int, Field(ge=0, le=64)] | None = None
+    """asyncfl: epochs that a client may run ahead of the slowest live one."""
+    buffer: Annotated[int, Field(ge=1)] | None = None
+    """fedbuff: uploads that are averaged into one step; absent: as many as asyncfl's smallest group."""
+
+
+class Experiment(_Section):
+    """The whole file. Clients, replicas and classes are numbered from 0; times are virtual seconds."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9-]{1,40}$")]
+    task: str = "digits"
+    clients: Annotated[int, Field(ge=2, le=1000)] = 16
+    replicas: Annotated[int, Field(ge=1, le=16)] = 4
+    byzantine: Annotated[int, Field(ge=0)] = 1
+    preset: Literal["standard", "tiny"] = "tiny"
+    cell_size: Annotated[int, Field(ge=1)] | None = None
+    epochs: Annotated[int, Field(ge=1)] | None = None
+    seconds: Positive | None = None
+    seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] = [0]
+    evaluate_every: Positive = 5.0
+    target_accuracy: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Runs end, in the file with `seconds`, once it is reached."""
+    classes: Numbers | None = None
+    """Whose accuracy is told separately."""
+    training: Training = Training()
+    partition: Partition = Partition()
+    speeds: Speeds = Speeds()
+    drop_out: list[At] = Field(default_factory=list)
+    late_join: list[At] = Field(default_factory=list)
+    dead_replica: list[Outage] = Field(default_factory=list)
+    run: Annotated[list[Run], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if (self.epochs is None) == (self.seconds is None):
+            raise ValueError("give either epochs or seconds (of virtual time)")
+        if self.target_accuracy is not None and self.seconds is None:
+            raise ValueError("target_accuracy needs seconds: how long to try")
+        names = [run.name for run in self.run]
+        if len(set(names)) < len(names):
+            raise ValueError("two runs have the same name")
+        groups = [event.clients for event in (*self.drop_out, *self.late_join)]
+        groups += [slow.clients for speeds in self.all_speeds() for slow in speeds.slow]
+        if self.partition.clients is not None:
+            groups.append(self.partition.clients)
+            if len(set(self.partition.clients)) >= self.clients:
+                raise ValueError("partition.clients must leave clients for the other classes")
+        for group in groups:
+            if max(group) >= self.clients:
+                raise ValueError(f"there is no client {max(group)}: they are 0 to {self.clients - 1}")
+        for outage in self.dead_replica:
+            if outage.replica >= self.replicas:
+                raise ValueError(f"there is no replica {outage.replica}: they are 0 to {self.replicas - 1}")
+            if outage.end is not None and outage.end <= outage.start:
+                raise ValueError("a dead replica's end must come after its start")
+        for speeds in self.all_speeds():
+            if speeds.factors is not None and len(speeds.factors) != self.clients:
+                raise ValueError(f"speeds.factors must name {self.clients} factors, one for each client")
+        return self
+
+    def all_speeds(self) -> list[Speeds]:
+        return [self.speeds, *(run.speeds for run in self.run if run.speeds is not None)]
+
+    def settings(self) -> Settings:
+        """Local training: the task's own, with what the file says."""
+        given = self.training.model_dump(exclude_none=True)
+        return task_defaults(self.task).settings.model_copy(update=given)
+
+    def parameters(self, window: int | None = None) -> Parameters:
+        """The protocol's parameters. Raises `ParameterError`."""
+        defaults = task_defaults(self.task)
+        options: dict[str, object] = {
+            "preset": self.preset,
+            "clip": defaults.clip,
+            "buffer_clip": defaults.buffer_clip,
+            "cell_size": self.cell_size,
+        }
+        if window is not None:
+            options["window"] = window
+        return Parameters.for_clients(
+            self.clients, replicas=self.replicas, byzantine=self.byzantine, **options
+        )
+
+    def present_throughout(self) -> list[int]:
+        """Clients that neither drop out nor join late."""
+        moved = {client for event in (*self.drop_out, *self.late_join) for client in event.clients}
+        return [client for client in range(self.clients) if client not in moved]
+
+
+def read_experiment(path: Path, *, reduced: bool = False) -> Experiment:
+    """The experiment in `path`; `reduced`: with the keys of its table `[reduced]` in place of its own.
+
+    Raises `ConfigurationError` naming file, line and key; `StorageError` when it cannot be read.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise StorageError(f"{path}: cannot be read: {error.strerror}; name an experiment's file") from None
+    except UnicodeDecodeError:
+        raise ConfigurationError(f"{path}: not UTF-8 text; a TOML file is needed") from None
+    try:
+        document = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigurationError(f"{path}: not TOML: {error}") from None
+    changes = document.pop("reduced", None)
+    if reduced:
+        if not isinstance(changes, dict):
+            raise ConfigurationError(f"{path}: --reduced needs a table [reduced] with the keys to replace")
+        document |= changes
+    try:
+        experiment = Experiment.model_validate(document)
+    except ValidationError as error:
+        raise ConfigurationError(explain(error, Experiment, str(path), text)) from None
+    for run in experiment.run:
+        experiment.parameters(run.window)
+    return experiment

@@ -1,0 +1,121 @@
+"""What one run of an experiment gives, and how a model is judged."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from asyncfl.digest import content_digest
+from node.experiment.configuration import Experiment
+from node.experiment.population import Only
+from node.training.supervised import SupervisedTask
+from node.training.workbench import Workbench
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """The model at one virtual time: the uploads it contains, its accuracy in all and on the chosen classes."""
+
+    seconds: float
+    uploads: int
+    accuracy: float
+    on_classes: float | None
+
+
+class Judge:
+    """Accuracy on the held-out data; a model that was seen before is not evaluated again."""
+
+    def __init__(self, task: SupervisedTask, workbench: Workbench, classes: Sequence[int] | None) -> None:
+        self._workbench = workbench
+        self._chosen: Workbench | None = None
+        if classes is not None:
+            chosen = SupervisedTask(task.build, Only(task.examples, tuple(classes)))
+            self._chosen = Workbench(chosen, seed=workbench.seed, device="cpu")
+        self._seen: tuple[bytes, float, float | None] | None = None
+
+    def point(self, seconds: float, uploads: int, model: bytes) -> Point:
+        name = content_digest(model)
+        if self._seen is None or self._seen[0] != name:
+            on_classes = None if self._chosen is None else self._chosen.evaluate(model)
+            self._seen = (name, self._workbench.evaluate(model), on_classes)
+        return Point(round(seconds, 3), uploads, self._seen[1], self._seen[2])
+
+
+@dataclass
+class Outcome:
+    """One run with one seed. `inclusion[i]`: how many uploads of client i are in the model."""
+
+    run: str
+    method: str
+    seed: int
+    inclusion: list[int]
+    present: list[int]
+    """Clients that neither dropped out nor joined late."""
+    points: list[Point] = field(default_factory=list)
+    sent: int = 0
+    staleness: list[int] = field(default_factory=list)
+    """Of each upload: how many others came into the model after the one it was trained from, itself not counted."""
+    largest_difference: int = 0
+    """Of the counts of clients present throughout, at any time."""
+    finished: bool = True
+    """False when a run by epochs had not ended when its virtual time was over."""
+    virtual_seconds: float = 0.0
+    wall_seconds: float = 0.0
+
+    def include(self, clients: Sequence[int]) -> None:
+        """Uploads of these clients came into the model together."""
+        for client in clients:
+            self.inclusion[client] += 1
+        counts = [self.inclusion[client] for client in self.present]
+        if counts:
+            self.largest_difference = max(self.largest_difference, max(counts) - min(counts))
+
+    def reached(self, target: float) -> float | None:
+        """The first virtual time at which accuracy was seen to be at least `target`."""
+        return next((point.seconds for point in self.points if point.accuracy >= target), None)
+
+    def facts(self, experiment: Experiment) -> dict[str, Any]:
+        """Plain JSON values."""
+        last = self.points[-1]
+        included = sum(self.inclusion)
+        target = experiment.target_accuracy
+        return {
+            "run": self.run,
+            "method": self.method,
+            "seed": self.seed,
+            "accuracy": last.accuracy,
+            "accuracy_on_classes": last.on_classes,
+            "best_accuracy": max(point.accuracy for point in self.points),
+            "target_reached_s": None if target is None else self.reached(target),
+            "virtual_seconds": self.virtual_seconds,
+            "wall_seconds": round(self.wall_seconds, 1),
+            "finished": self.finished,
+            "uploads": {"sent": self.sent, "included": included, "lost": self.sent - included},
+            "inclusion": self.inclusion,
+            "jain": jain(self.inclusion),
+            "jain_present_throughout": jain([self.inclusion[client] for client in self.present]),
+            "largest_difference": self.largest_difference,
+            "staleness": _quantiles(self.staleness),
+            "accuracy_over_time": [
+                [point.seconds, point.uploads, point.accuracy, point.on_classes] for point in self.points
+            ],
+        }
+
+
+def jain(counts: Sequence[int]) -> float | None:
+    """Jain's fairness index, (sum x)^2 / (n sum x^2): 1 when all are equal, 1/n when one has all.
+
+    None when nobody has anything. Source: Jain, Chiu, Hawe 1984 (DEC-TR-301).
+    """
+    squares = sum(count * count for count in counts)
+    return sum(counts) ** 2 / (len(counts) * squares) if squares else None
+
+
+def _quantiles(values: Sequence[int]) -> dict[str, float] | None:
+    if not values:
+        return None
+    mean, (median, high) = float(np.mean(values)), np.quantile(values, [0.5, 0.95])
+    return {"mean": mean, "median": float(median), "p95": float(high), "max": float(max(values))}

@@ -1,0 +1,111 @@
+"""The pictures of an experiment: who took part how often, and accuracy over virtual time."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from asyncfl.errors import StorageError
+
+_STYLE: dict[str, Any] = {
+    "font.size": 11,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "axes.grid": True,
+    "grid.color": "#e4e4e4",
+    "figure.facecolor": "white",
+}
+_COLOURS = ("#1f6fb4", "#d1622b", "#3c8d53", "#8656a4", "#8c6d31", "#4b5563")
+_DASHES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (1, 1)))
+MAX_BINS = 40
+
+
+def draw_plots(result: dict[str, Any], folder: Path) -> list[Path]:
+    """Write `participation.png` and `accuracy.png` into `folder`. Raises `StorageError`."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot
+
+    paths = [folder / "participation.png", folder / "accuracy.png"]
+    style: Any = _STYLE
+    with pyplot.rc_context(style):
+        for path, draw in zip(paths, (_participation, _accuracy), strict=True):
+            figure = draw(pyplot, result)
+            try:
+                figure.savefig(path, dpi=130)
+            except OSError as error:
+                raise StorageError(f"{path}: cannot write the picture: {error.strerror}") from None
+            finally:
+                pyplot.close(figure)
+    return paths
+
+
+def _by_name(result: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    """Runs with the same name (other seeds), in the file's order."""
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for run in result["runs"]:
+        groups.setdefault(run["run"], []).append(run)
+    return groups
+
+
+def _participation(pyplot: Any, result: dict[str, Any]) -> Any:
+    """One row for each run: how many clients (of all seeds) had how many uploads included."""
+    groups = _by_name(result)
+    figure, rows = pyplot.subplots(
+        len(groups), 1, sharex=True, squeeze=False, figsize=(9, 1.2 + 1.9 * len(groups)), layout="constrained"
+    )
+    most = max(max(run["inclusion"]) for run in result["runs"])
+    width = max(1, -(-(most + 1) // MAX_BINS))
+    edges = np.arange(0, most + 1 + width, width) - 0.5
+    for index, (axes, (name, runs)) in enumerate(zip(rows[:, 0], groups.items(), strict=True)):
+        counts = [count for run in runs for count in run["inclusion"]]
+        axes.hist(counts, bins=edges, color=_COLOURS[index % len(_COLOURS)], edgecolor="white", linewidth=0.6)
+        fairness = np.mean([run["jain"] or 0.0 for run in runs])
+        axes.set_title(f"{name}: Jain's index {fairness:.3f}", loc="left", fontsize=11)
+        axes.set_ylabel("clients")
+        axes.yaxis.get_major_locator().set_params(integer=True)
+    rows[-1, 0].set_xlabel("uploads of a client that are in the model")
+    figure.suptitle(f"{result['experiment']['name']}: participation", x=0.02, ha="left", fontweight="bold")
+    return figure
+
+
+def _accuracy(pyplot: Any, result: dict[str, Any]) -> Any:
+    """One panel for all classes, one for the chosen ones; the seeds of a run share a colour."""
+    experiment, groups = result["experiment"], _by_name(result)
+    classes = experiment.get("classes")
+    titles = ["all classes"] + ([f"classes {', '.join(map(str, classes))}"] if classes else [])
+    figure, panels = pyplot.subplots(
+        1,
+        len(titles),
+        sharey=True,
+        squeeze=False,
+        figsize=(9 if len(titles) == 1 else 12, 5),
+        layout="constrained",
+    )
+    for column, (axes, title) in enumerate(zip(panels[0], titles, strict=True)):
+        for index, (name, runs) in enumerate(groups.items()):
+            for number, run in enumerate(runs):
+                points = np.array(run["accuracy_over_time"], dtype=float)
+                axes.plot(
+                    points[:, 0], 100 * points[:, 2 + column], lw=1.8, alpha=1 if number == 0 else 0.45,
+                    color=_COLOURS[index % len(_COLOURS)], ls=_DASHES[index % len(_DASHES)],
+                    label=name if number == 0 else None,
+                )  # fmt: skip
+        target = experiment.get("target_accuracy")
+        if target and column == 0:
+            axes.axhline(100 * target, color="#666666", lw=1, zorder=0)
+            axes.annotate(
+                f"target {100 * target:g} %", (1, 100 * target), xycoords=("axes fraction", "data"),
+                xytext=(0, -13), textcoords="offset points", ha="right", color="#444444",
+            )  # fmt: skip
+        axes.set_title(title, loc="left", fontsize=11)
+        axes.set_xlabel("virtual seconds")
+        axes.set_ylim(0, 102)
+    panels[0, 0].set_ylabel("accuracy, %")
+    panels[0, 0].legend(loc="lower right", frameon=True, framealpha=0.9)
+    figure.suptitle(f"{experiment['name']}: accuracy over virtual time", x=0.02, ha="left", fontweight="bold")
+    return figure

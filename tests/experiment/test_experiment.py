@@ -1,0 +1,175 @@
+"""Experiments: what their files may say, what a seed makes of them, and that the included ones run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from asyncfl.errors import ConfigurationError
+from node.experiment.configuration import Distribution, Experiment, Partition, Speeds, read_experiment
+from node.experiment.outcome import jain
+from node.experiment.plots import draw_plots
+from node.experiment.population import draw, make_speed, make_task, split
+from node.experiment.runner import run_experiment, run_one
+
+FILES = sorted((Path(__file__).parents[2] / "experiments").glob("*.toml"))
+RUN = '[[run]]\nname = "a"\n'
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def experiment(**changes: Any) -> Experiment:
+    return Experiment.model_validate(
+        {"name": "x", "clients": 4, "epochs": 2, "run": [{"name": "a"}]} | changes
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('name = "x"\nepoch = 3\n' + RUN, r"x.toml:2: epoch: unknown key; did you mean 'epochs'"),
+        ('name = "x"\n' + RUN, "give either epochs or seconds"),
+        ('name = "x"\nepochs = 3\nseconds = 3\n' + RUN, "give either epochs or seconds"),
+        ('name = "x"\nepochs = 3\n', "run: this key is missing"),
+        ('name = "x"\nepochs = 3\n' + RUN + RUN, "two runs have the same name"),
+        ('name = "x"\nepochs = 3\n' + RUN + 'method = "sync"\n', "'asyncfl', 'fedbuff' or 'fedavg'"),
+        ('name = "x"\nepochs = 3\n[[drop_out]]\nclients = "0-16"\nat = 3\n' + RUN, "there is no client 16"),
+        (
+            'name = "x"\nepochs = 3\n[[drop_out]]\nclients = "some"\nat = 3\n' + RUN,
+            'numbers such as "0-19, 40"',
+        ),
+        ('name = "x"\nepochs = 3\n[[dead_replica]]\nreplica = 4\nstart = 0\n' + RUN, "there is no replica 4"),
+        ('name = "x"\nepochs = 3\n[partition]\nclasses = [8]\n' + RUN, "classes and clients belong together"),
+        (
+            'name = "x"\nepochs = 3\n[speeds]\njitter = { kind = "gamma", sigma = 1 }\n' + RUN,
+            "gamma takes shape",
+        ),
+        ('name = "x"\nepochs = 3\n[speeds]\nfactors = [1, 2]\n' + RUN, "must name 16 factors"),
+        ('name = "x"\nepochs = 3\nreplicas = 3\n' + RUN, "n >= 3t\\+1 is required"),
+        ("name =", "not TOML"),
+    ],
+)
+def test_a_wrong_file_is_refused_with_the_reason(tmp_path: Path, text: str, message: str) -> None:
+    file = tmp_path / "x.toml"
+    file.write_text(text)
+    with pytest.raises(ConfigurationError, match=message):
+        read_experiment(file)
+
+
+def test_reduced_replaces_keys_and_is_refused_where_the_file_has_none(tmp_path: Path) -> None:
+    file = tmp_path / "x.toml"
+    file.write_text('name = "x"\nepochs = 30\n' + RUN + "[reduced]\nepochs = 3\n")
+    assert (read_experiment(file).epochs, read_experiment(file, reduced=True).epochs) == (30, 3)
+    file.write_text('name = "x"\nepochs = 30\n' + RUN)
+    with pytest.raises(ConfigurationError, match=r"needs a table \[reduced\]"):
+        read_experiment(file, reduced=True)
+
+
+def test_factors_have_the_stated_distribution() -> None:
+    rng = np.random.RandomState(0)
+    logs = np.log(draw(Distribution(kind="log-normal", sigma=0.7), 20000, rng))
+    assert abs(logs.mean()) < 0.02
+    assert abs(logs.std() - 0.7) < 0.02
+    gamma = draw(Distribution(kind="gamma", shape=4.0), 20000, rng)
+    assert abs(gamma.mean() - 1) < 0.02
+    assert abs(gamma.var() - 0.25) < 0.02
+    even = np.sort(draw(Distribution(kind="even", ratio=20), 5, rng))
+    assert even[-1] / even[0] == pytest.approx(20)
+    assert np.ptp(np.diff(np.log(even))) < 1e-9
+
+
+def test_slowness_persists_and_jitter_does_not() -> None:
+    slow = Speeds.model_validate({"seconds": 3.0, "slow": [{"clients": "1-2", "factor": 20}]})
+    speed = make_speed(slow, 4, seed=0)
+    assert [speed(client, 7) for client in range(4)] == [3.0, 60.0, 60.0, 3.0]
+    jitter = make_speed(Speeds(jitter=Distribution(kind="gamma", shape=2.0)), 4, seed=0)
+    assert len({jitter(0, epoch) for epoch in range(10)}) == 10
+    assert jitter(3, 5) == make_speed(Speeds(jitter=Distribution(kind="gamma", shape=2.0)), 4, seed=0)(3, 5)
+
+
+def test_chosen_clients_alone_hold_the_chosen_classes() -> None:
+    labels = np.arange(200) % 10
+    parts = split(labels, 10, Partition(classes=[8, 9], clients=[2, 5]), seed=1)
+    assert np.array_equal(np.sort(np.concatenate(parts)), np.arange(200))
+    for client, part in enumerate(parts):
+        assert (set(labels[part]) <= {8, 9}) == (client in (2, 5))
+    assert {label for client in (2, 5) for label in labels[parts[client]]} == {8, 9}
+
+
+def test_the_split_task_has_all_training_examples_once() -> None:
+    task = make_task(experiment(partition={"classes": [3], "clients": [0]}), seed=0)
+    held = [task.examples.client(client)[1] for client in range(4)]
+    assert sum(map(len, held)) == 1437
+    assert set(held[0].tolist()) == {3}
+    assert all(3 not in labels for labels in held[1:])
+
+
+def test_jains_index() -> None:
+    assert jain([5, 5, 5]) == 1
+    assert jain([9, 0, 0]) == pytest.approx(1 / 3)
+    assert jain([0, 0]) is None
+
+
+def test_fedavg_waits_for_the_slowest_and_fedbuff_for_nobody() -> None:
+    speeds = {"seconds": 1.0, "slow": [{"clients": [0], "factor": 10}]}
+    plan = experiment(epochs=None, seconds=50.0, speeds=speeds, evaluate_every=25.0)
+    wait = run_one(plan, plan.run[0].model_copy(update={"method": "fedavg"}), 0)
+    assert wait.inclusion == [4, 4, 4, 4]
+    assert set(wait.staleness) == {3}
+    free = run_one(plan, plan.run[0].model_copy(update={"method": "fedbuff", "buffer": 1}), 0)
+    assert free.inclusion == [4, 47, 47, 47]
+    assert max(free.staleness) > 25
+    assert free.points[-1].accuracy > wait.points[-1].accuracy > 0.3
+
+
+def test_who_drops_out_or_joins_late_takes_part_in_its_time_only() -> None:
+    events = {"drop_out": [{"clients": [0], "at": 4.5}], "late_join": [{"clients": [1], "at": 4.5}]}
+    plan = experiment(epochs=None, seconds=11.0, speeds={"seconds": 1.0}, **events)
+    for method, early, late in (("fedavg", 4, 5), ("fedbuff", 4, 6)):
+        outcome = run_one(plan, plan.run[0].model_copy(update={"method": method, "buffer": 1}), 0)
+        assert outcome.inclusion == [early, late, 10, 10]
+        assert outcome.present == [2, 3]
+        assert outcome.largest_difference <= 1
+    outcome = run_one(experiment(clients=6, epochs=3, speeds={"seconds": 1.0}, **events), plan.run[0], 0)
+    assert outcome.finished
+    assert outcome.inclusion[0] < outcome.inclusion[2] == 3
+
+
+def test_a_seed_gives_the_same_run_again() -> None:
+    plan = experiment(epochs=2)
+    first, again = (run_one(plan, plan.run[0], 3) for _ in range(2))
+    assert first.points == again.points
+    assert first.staleness == again.staleness
+    assert first.inclusion == again.inclusion == [2, 2, 2, 2]
+    assert run_one(plan, plan.run[0], 4).points != first.points
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_an_included_experiment_runs_reduced(file: Path, tmp_path: Path) -> None:
+    full, plan = read_experiment(file), read_experiment(file, reduced=True)
+    assert full.name == file.stem
+    told: list[dict[str, Any]] = []
+    result = run_experiment(plan, told.append)
+    assert [run["run"] for run in told] == [run.name for run in plan.run]
+    for run in result["runs"]:
+        assert run["uploads"]["included"] == sum(run["inclusion"]) <= run["uploads"]["sent"]
+        assert run["finished"]
+        if run["method"] == "asyncfl":
+            assert run["best_accuracy"] > 0.3
+            assert run["staleness"]["max"] > 0
+    if file.stem == "balance":
+        assert result["runs"][0]["largest_difference"] <= result["window"] + 3
+        assert result["runs"][0]["accuracy"] > 0.8
+    for path in draw_plots(result, tmp_path):
+        assert path.read_bytes().startswith(b"\x89PNG")
