@@ -95,8 +95,6 @@ def _table(result: dict[str, Any]) -> Table:
             str(run["largest_difference"]),
             "-" if staleness is None else f"{staleness['median']:.0f}",
         )
-    table.caption = (
-        "uploads: in the model / sent; spread: largest difference of inclusion counts; stale: median"
-    )
+    table.caption = "spread: largest difference of inclusion counts; stale: median of uploads"
     table.caption_justify = "left"
     return table

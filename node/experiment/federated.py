@@ -51,12 +51,13 @@ class _Watch:
         self.over = False
         self._seen: set[tuple[bytes, int]] = set()
         self._grown_at = 0.0
-        self._judge_at = 0.0
+        self._judge_at = scene.experiment.evaluate_every
 
     def start(self, simulation: Simulation) -> None:
         self.simulation = simulation
         self.contained[content_digest(simulation.initial)] = 0
         self.number = {identity.public: i for i, identity in enumerate(simulation.client_ids)}
+        self.outcome.points.append(self.judge.point(0.0, 0, simulation.initial))
         self.look()
 
     def look(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
@@ -13,6 +13,10 @@ from node.experiment.configuration import Experiment
 from node.experiment.population import Only
 from node.training.supervised import SupervisedTask
 from node.training.workbench import Workbench
+
+
+LATE: Final = 0.75
+"""Late accuracy is the mean from this part of the run on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +84,7 @@ class Outcome:
     def facts(self, experiment: Experiment) -> dict[str, Any]:
         """Plain JSON values."""
         last = self.points[-1]
+        late = [point for point in self.points if point.seconds >= LATE * self.virtual_seconds]
         included = sum(self.inclusion)
         target = experiment.target_accuracy
         return {
@@ -89,6 +94,10 @@ class Outcome:
             "accuracy": last.accuracy,
             "accuracy_on_classes": last.on_classes,
             "best_accuracy": max(point.accuracy for point in self.points),
+            "late_accuracy": float(np.mean([point.accuracy for point in late])),
+            "late_accuracy_on_classes": None
+            if last.on_classes is None
+            else float(np.mean([point.on_classes for point in late if point.on_classes is not None])),
             "target_reached_s": None if target is None else self.reached(target),
             "virtual_seconds": self.virtual_seconds,
             "wall_seconds": round(self.wall_seconds, 1),

@@ -19,7 +19,7 @@ _STYLE: dict[str, Any] = {
     "figure.facecolor": "white",
 }
 _COLOURS = ("#1f6fb4", "#d1622b", "#3c8d53", "#8656a4", "#8c6d31", "#4b5563")
-_DASHES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (1, 1)))
+_DASHES = ("-", "--", "-.", ":", (0, (8, 2)), (0, (3, 1, 1, 1, 1, 1)))
 MAX_BINS = 40
 
 
@@ -56,18 +56,21 @@ def _participation(pyplot: Any, result: dict[str, Any]) -> Any:
     """One row for each run: how many clients (of all seeds) had how many uploads included."""
     groups = _by_name(result)
     figure, rows = pyplot.subplots(
-        len(groups), 1, sharex=True, squeeze=False, figsize=(9, 1.2 + 1.9 * len(groups)), layout="constrained"
+        len(groups), 1, squeeze=False, figsize=(9, 1.2 + 2 * len(groups)), layout="constrained"
     )
-    most = max(max(run["inclusion"]) for run in result["runs"])
-    width = max(1, -(-(most + 1) // MAX_BINS))
-    edges = np.arange(0, most + 1 + width, width) - 0.5
     for index, (axes, (name, runs)) in enumerate(zip(rows[:, 0], groups.items(), strict=True)):
         counts = [count for run in runs for count in run["inclusion"]]
+        width = max(1, -(-(max(counts) + 1) // MAX_BINS))
+        edges = np.arange(0, max(counts) + 1 + width, width) - 0.5
         axes.hist(counts, bins=edges, color=_COLOURS[index % len(_COLOURS)], edgecolor="white", linewidth=0.6)
         fairness = np.mean([run["jain"] or 0.0 for run in runs])
-        axes.set_title(f"{name}: Jain's index {fairness:.3f}", loc="left", fontsize=11)
+        axes.set_title(
+            f"{name}: {min(counts)} to {max(counts)}, Jain's index {fairness:.3f}", loc="left", fontsize=11
+        )
         axes.set_ylabel("clients")
-        axes.yaxis.get_major_locator().set_params(integer=True)
+        axes.set_xlim(-0.5 - width / 2, edges[-1] + width / 2)
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.get_major_locator().set_params(integer=True)
     rows[-1, 0].set_xlabel("uploads of a client that are in the model")
     figure.suptitle(f"{result['experiment']['name']}: participation", x=0.02, ha="left", fontweight="bold")
     return figure
