@@ -14,7 +14,6 @@ from node.experiment.population import Only
 from node.training.supervised import SupervisedTask
 from node.training.workbench import Workbench
 
-
 LATE: Final = 0.75
 """Late accuracy is the mean from this part of the run on."""
 
