@@ -21,6 +21,8 @@ from node.supervisor.result import Requirements, judge, result_of
 from node.supervisor.run import Run, RunOptions
 
 RESULT_FOLDER: Final = "result"
+MODEL_FILE: Final = "model.safetensors"
+"""The final model, in that folder."""
 CLIENT_PROCESSES: Final = 4
 """Unless the user says otherwise. More take longer to start: each imports torch."""
 
@@ -67,14 +69,14 @@ def watched_run(
     check_client_processes(client_processes, clients)
     for name in files.deployment.names.values():
         files.identity(name)  # A missing key is said here, not by one of many processes.
-    folder = _folder(files)
+    folder = result_folder(files)
     view = LivePage(messages) if messages.is_terminal else PlainProgress(messages)
     processes = client_processes or min(CLIENT_PROCESSES, clients)
     options = RunOptions(epochs=epochs, client_processes=processes, plan=plan, baseline=baseline)
     began = time.monotonic()
     try:
         with view:
-            record = Run(files, options, view).execute(folder / "model.safetensors")
+            record = Run(files, options, view).execute(folder / MODEL_FILE)
     except KeyboardInterrupt:
         messages.print(
             f"interrupted after {time.monotonic() - began:.0f} s; every process was stopped; to resume: "
@@ -90,19 +92,27 @@ def write_results(
     files: DeploymentDirectory, record: Record, *, json: Path | None, more: Mapping[str, Any] | None = None
 ) -> None:
     """Write report, picture and JSON (with the keys of `more`) to DIR/result, and print the report."""
-    from node.supervisor.plot import draw
-
-    folder = _folder(files)
-    result = {**result_of(record, files.deployment), **(more or {})}
-    text = report(record, files.deployment, result, folder)
-    draw(record, folder / "accuracy.png")
-    write_json(result, folder / "result.json")
-    (folder / "report.txt").write_text(text, encoding="utf-8")
+    result, text = store_results(files, record, more=more)
     if json is not None:
         write_json(result, json)
     first, _, rest = text.partition("\n")
     colour = "red" if record.failures else "green"
     messages.print(f"\n[bold {colour}]{escape(first)}[/]\n{escape(rest)}", end="", soft_wrap=True)
+
+
+def store_results(
+    files: DeploymentDirectory, record: Record, *, more: Mapping[str, Any] | None = None
+) -> tuple[dict[str, Any], str]:
+    """Write report, picture and JSON (with the keys of `more`) to DIR/result. Returns result and report."""
+    from node.supervisor.plot import draw
+
+    folder = result_folder(files)
+    result = {**result_of(record, files.deployment), **(more or {})}
+    text = report(record, files.deployment, result, folder)
+    draw(record, folder / "accuracy.png")
+    write_json(result, folder / "result.json")
+    (folder / "report.txt").write_text(text, encoding="utf-8")
+    return result, text
 
 
 def check_client_processes(client_processes: int | None, clients: int) -> None:
@@ -111,7 +121,8 @@ def check_client_processes(client_processes: int | None, clients: int) -> None:
         raise ConfigurationError(f"--client-processes {client_processes}: there are only {clients} clients")
 
 
-def _folder(files: DeploymentDirectory) -> Path:
+def result_folder(files: DeploymentDirectory) -> Path:
+    """DIR/result, made where it is absent. Raises `StorageError`."""
     folder = files.root / RESULT_FOLDER
     try:
         folder.mkdir(exist_ok=True)

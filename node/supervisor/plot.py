@@ -47,32 +47,28 @@ _STYLE: Final[dict[str, Any]] = {
 
 def draw(record: Record, path: Path) -> None:
     """Write the picture as PNG to `path`. Raises `StorageError`."""
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    from matplotlib import pyplot
+    # Not pyplot: its backend is process-wide, and belongs to the notebook that this may run in.
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
 
     style: Any = _STYLE
-    with pyplot.rc_context(style):
+    with rc_context(style):
         lanes = len(record.phases)
         ratios = [5, 1.8, 0.32 * lanes + 0.2]
-        figure, (top, middle, bottom) = pyplot.subplots(
-            3, 1, sharex=True, figsize=(10, 5.8 + 0.28 * lanes), height_ratios=ratios
-        )
+        figure = Figure(figsize=(10, 5.8 + 0.28 * lanes))
+        top, middle, bottom = figure.subplots(3, 1, sharex=True, height_ratios=ratios)
+        _accuracy(top, record)
+        _entries(middle, record)
+        _lanes(bottom, record)
+        _outages((top, middle, bottom), record)
+        bottom.set_xlim(_ready(record), max(_ready(record) + 1.0, record.seconds))
+        bottom.set_xlabel("seconds since the start", loc="right")
+        figure.suptitle(_title(record), x=0.1, y=0.965, ha="left", fontsize=14, fontweight="bold")
+        figure.subplots_adjust(left=0.1, right=0.97, top=0.9, bottom=0.1, hspace=0.14)
         try:
-            _accuracy(top, record)
-            _entries(middle, record)
-            _lanes(bottom, record)
-            _outages((top, middle, bottom), record)
-            bottom.set_xlim(_ready(record), max(_ready(record) + 1.0, record.seconds))
-            bottom.set_xlabel("seconds since the start", loc="right")
-            figure.suptitle(_title(record), x=0.1, y=0.965, ha="left", fontsize=14, fontweight="bold")
-            figure.subplots_adjust(left=0.1, right=0.97, top=0.9, bottom=0.1, hspace=0.14)
             figure.savefig(path, dpi=150)
         except OSError as error:
             raise StorageError(f"{path}: cannot write the picture: {error.strerror}") from None
-        finally:
-            pyplot.close(figure)
 
 
 def _title(record: Record) -> str:

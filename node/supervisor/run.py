@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import signal
 import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -338,7 +339,10 @@ def shares(names: Sequence[str], count: int) -> list[Sequence[str]]:
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """SIGTERM and SIGHUP end the run as Ctrl-C does."""
+    """SIGTERM and SIGHUP end the run as Ctrl-C does. Only a main thread may say so; others leave it."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
