@@ -68,7 +68,7 @@ def _participation(pyplot: Any, result: dict[str, Any]) -> Any:
             f"{name}: {min(counts)} to {max(counts)}, Jain's index {fairness:.3f}", loc="left", fontsize=11
         )
         axes.set_ylabel("clients")
-        axes.set_xlim(-0.5 - width / 2, edges[-1] + width / 2)
+        axes.set_xlim(-0.6, edges[-1] + 0.1 * width)
         for axis in (axes.xaxis, axes.yaxis):
             axis.get_major_locator().set_params(integer=True)
     rows[-1, 0].set_xlabel("uploads of a client that are in the model")
