@@ -1,6 +1,6 @@
 """Clients in NumPy terms (`get_parameters`, `fit`, `evaluate`), as Flower has them, made into a task.
 
-A subclass of Flower's own `NumPyClient` fits unchanged; nothing here imports Flower. What is trained can be
+Any object with these methods fits; nothing here imports Flower. What is trained can be
 anything: the arrays are carried by a module that computes nothing.
 """
 
