@@ -21,7 +21,7 @@ from typing import Any, Final
 import structlog
 
 from asyncfl.deployment import Deployment
-from asyncfl.effects import Table
+from asyncfl.effects import Machine, Table
 from asyncfl.errors import AsyncflError, ConfigurationError
 from asyncfl.identity import Identity
 from node.blobs import BlobStore
@@ -30,7 +30,7 @@ from node.deployment_files import DeploymentDirectory
 from node.logs import Writer, configure
 from node.looplag import LoopLag
 from node.parent import end_with_parent
-from node.runtime import CLOSE_S, Machine, Runtime
+from node.runtime import CLOSE_S, Runtime
 from node.state_file import require_no_orphans
 from node.storage import Storage
 from node.transport import Endpoint

@@ -6,7 +6,7 @@ import heapq
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from asyncfl.effects import (
     DeleteBlob,
     Effect,
     Fetch,
+    Machine,
     Notify,
     Persist,
     Put,
@@ -25,21 +26,6 @@ from asyncfl.effects import (
 )
 from asyncfl.errors import BlobMissing
 from asyncfl.messages import Message, Missing, Pull
-
-
-class Machine(Protocol):
-    """What the network drives: `asyncfl.replica.Replica` and `asyncfl.client.Client`."""
-
-    def start(self, now: float) -> list[Effect]: ...
-    def connected(self, peer: bytes, now: float) -> list[Effect]: ...
-    def disconnected(self, peer: bytes, now: float) -> list[Effect]: ...
-    def receive(self, peer: bytes, message: Message, now: float) -> list[Effect]: ...
-    def tick(self, now: float) -> list[Effect]: ...
-    def computed(self, key: tuple[Any, ...], result: Any, now: float) -> list[Effect]: ...
-    def compute_failed(self, key: tuple[Any, ...], error: Exception, now: float) -> list[Effect]: ...
-    def fetched(self, peer: bytes, digest: bytes, now: float) -> list[Effect]: ...
-    def fetch_failed(self, peer: bytes, digest: bytes, reason: str, now: float) -> list[Effect]: ...
-
 
 Durable = dict[Table, dict[bytes, bytes]]
 
