@@ -9,10 +9,12 @@ import signal
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from math import inf
 from pathlib import Path
 from types import FrameType
 from typing import Final, Protocol
@@ -33,6 +35,10 @@ SETTLED_SECONDS: Final = 1.5
 """Statuses are written twice a second: agreement has to be seen for longer than that."""
 STEADY_SECONDS: Final = 3.0
 """How long a replica that was up may lag before it counts as catching up."""
+REVIVE_SECONDS: Final = 5.0
+"""After a process was killed from outside."""
+MAX_DEATHS: Final = 3
+"""A process that is killed from outside more often ends the run: something is wrong with it, or with the machine."""
 LATE_UPLOAD_SECONDS: Final = 20.0
 """How long the drain waits for uploads that ride on top of later groups or expire."""
 
@@ -84,6 +90,8 @@ class Run:
             self._hosts.update(dict.fromkeys(names, child))
         self._evaluator: Final = Evaluator(directory)
         self._killed: Final[set[str]] = set()
+        self._revive_at: Final[dict[str, float]] = {}
+        self._deaths: Final[Counter[str]] = Counter()
         self._last_up: Final[dict[str, float]] = {}
         self._started = 0.0
         self._moved = 0.0
@@ -184,7 +192,7 @@ class Run:
     # what is done on the way
 
     def _poll(self) -> None:
-        self._refuse_endings()
+        self._notice_endings()
         snapshot = self._read()
         seconds = time.monotonic() - self._started
         grew = self.record.observe(seconds, snapshot)
@@ -219,16 +227,32 @@ class Run:
             return replace(view, phase=Phase.UP)
         return view
 
-    def _refuse_endings(self) -> None:
+    def _notice_endings(self) -> None:
+        """A process killed from outside is started again after a while; one that ended by itself ends the run."""
+        now = time.monotonic()
         for child in (*self._replicas.values(), *dict.fromkeys(self._hosts.values())):
-            if child.name not in self._killed and child.returncode is not None:
-                raise ended(child)
+            if child.name in self._killed:
+                if now >= self._revive_at.get(child.name, inf):
+                    del self._revive_at[child.name]
+                    self._restart(child.name)
+            elif child.returncode is not None:
+                self._deaths[child.name] += 1
+                if child.returncode >= 0 or self._deaths[child.name] > MAX_DEATHS:
+                    raise ended(child)
+                self._killed.add(child.name)
+                self._revive_at[child.name] = now + REVIVE_SECONDS
+                if child.name in self._replicas:
+                    self._note(Action.KILL, child.name)
+                cause = signal.Signals(-child.returncode).name
+                self._say(
+                    f"{child.name} was killed from outside ({cause}): started again in {REVIVE_SECONDS:g} s"
+                )
 
     def _act(self) -> None:
         for step in self._options.plan.due(self.record.snapshot, self.record.seconds):
             if step.action is Action.KILL:
                 self._kill(step.replica)
-            else:
+            elif step.replica in self._killed:
                 self._restart(step.replica)
 
     def _kill(self, name: str) -> None:
@@ -239,8 +263,13 @@ class Run:
 
     def _restart(self, name: str) -> None:
         self._killed.discard(name)
-        self._replicas[name].start()
-        self._note(Action.RESTART, name)
+        self._revive_at.pop(name, None)
+        replica = self._replicas.get(name)
+        if replica is not None:
+            replica.start()
+            self._note(Action.RESTART, name)
+        else:
+            next(host for host in self._hosts.values() if host.name == name).start()
         self._say(f"started {name} again at epoch {self.record.snapshot.epoch}")
 
     def _note(self, action: Action, name: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -172,3 +173,17 @@ def test_killing_replicas_by_the_script(tmp_path: Path, beyond: bool) -> None:
     assert result["outages"]
     if beyond:
         assert "3 are needed" in result["stall_message"]
+
+
+def test_processes_killed_from_outside_are_started_again_and_training_goes_on(running: Running) -> None:
+    running.children()
+    for name in ("replica-0", "client-0"):
+        os.kill(read_status(running.files, name)["pid"], signal.SIGKILL)
+    sent = read_status(running.files, "client-0")["sent"]
+
+    def goes_on() -> bool:
+        assert running.process.poll() is None, running.text()
+        return read_status(running.files, "client-0").get("sent", 0) > sent + 3
+
+    assert eventually(goes_on, 60)
+    assert running.text().count("killed from outside (SIGKILL)") == 2
