@@ -266,7 +266,10 @@ def storage_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError as error:
-        raise BlobMissing(f"{error.filename or path}: there is no such file") from error
+        raise BlobMissing(
+            f"{error.filename or path}: there is no such file; if it was deleted by hand, put it back, or replace "
+            "the node (docs/data-model.md)"
+        ) from error
     except OSError as error:
         remedy = _REMEDIES.get(error.errno or 0, os.strerror(error.errno or 0))
         raise StorageError(f"{error.filename or path}: {remedy}") from error
