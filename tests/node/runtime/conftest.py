@@ -167,6 +167,14 @@ class Bench:
         assert isinstance(value, dict)
         return value
 
+    async def first_status(self) -> dict[str, Any]:
+        """The status once there is one: the first is written in the background."""
+        for _ in range(1000):
+            if await asyncio.to_thread(self.status_file.exists):
+                break
+            await asyncio.sleep(0.01)
+        return await self.status()
+
 
 @pytest.fixture
 def bench(tmp_path: Path) -> Bench:

@@ -330,7 +330,7 @@ async def test_the_status_file_is_whole_whenever_it_is_read_and_says_how_the_nod
     monkeypatch.setattr(runtime_module, "STATUS_S", 0.001)
     bench.machine.answers["start"] = lambda: [Notify("entry", {"epoch": 3}), Notify("entry", {"epoch": 4})]
     async with bench:
-        await asyncio.sleep(0.05)
+        status = await bench.first_status()
         for _ in range(200):
             status = await bench.status()
         assert status["state"] == "up"
