@@ -39,7 +39,7 @@ def test_every_key_of_a_deployment_file_is_in_the_reference() -> None:
 
 def test_every_message_is_in_the_protocol_page() -> None:
     page = (DOCS / "protocol.md").read_text()
-    for kind in messages._TYPES:
+    for kind in messages.MESSAGE_TYPES:
         name = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", kind.__name__).upper()
         assert f"| {name} | " in page, name
 

@@ -1,0 +1,132 @@
+"""What a client and a replica say to each other."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar
+
+from annotated_types import Ge, Le
+
+from asyncfl.messages.blobs import MAX_BLOB_BYTES
+from asyncfl.messages.uploads import (
+    Manifest,
+    Votes,
+)
+from asyncfl.wire import (
+    Count,
+    Digest,
+    Epoch,
+    ReplicaIndex,
+    ShortText,
+    Signature,
+    Wire,
+    pack,
+)
+
+
+def model_body(version: bytes, entries: int, model: bytes) -> bytes:
+    """What a model certificate signs."""
+    return pack((version, entries, model))
+
+
+class Ready(Wire):
+    """Client: I am at `epoch` (also the sign of life); `coordinator` is asked for the TASK."""
+
+    epoch: Epoch
+    coordinator: ReplicaIndex
+    roster: Count
+    uploaded: Count
+    """The client's last stored upload (0: none): its next TASK comes from a model that contains it."""
+    wants_task: bool
+
+
+class Leave(Wire):
+    """Client: I take part no more; my privacy budget is spent after `uploads` uploads. Instead of READY."""
+
+    KIND: ClassVar = "leave"
+
+    epoch: Epoch
+    uploads: Count
+    signature: Signature
+
+    def body(self) -> bytes:
+        return pack((self.epoch, self.uploads))
+
+
+class Front(Wire):
+    """Replica's signed answer to READY: its front, and the patience it uses (milliseconds)."""
+
+    KIND: ClassVar = "front"
+
+    front: Epoch
+    patience: Annotated[int, Ge(1), Le(86_400_000)]
+    roster: Count
+    signature: Signature
+
+    def body(self) -> bytes:
+        return pack((self.front, self.patience, self.roster))
+
+
+class Wait(Wire):
+    """Coordinator: no TASK for `epoch` yet, and why."""
+
+    epoch: Epoch
+    reason: ShortText
+
+
+class Settings(Wire):
+    """How to train: learning rate, steps (0: one pass over the data), batch size."""
+
+    learning_rate: Annotated[float, Ge(0), Le(1e6)]
+    local_steps: Annotated[int, Ge(0), Le(1_000_000)]
+    batch_size: Annotated[int, Ge(1), Le(1_000_000)]
+
+
+class Certificate(Wire):
+    """t+1 replicas' signatures on one model of one version."""
+
+    version: Digest
+    entries: Count
+    model: Digest
+    votes: Votes
+
+    KIND: ClassVar = "model"
+
+    def body(self) -> bytes:
+        return model_body(self.version, self.entries, self.model)
+
+
+class Task(Wire):
+    """Coordinator: train for `epoch` from this certified model, which is then pulled as a blob."""
+
+    epoch: Epoch
+    certificate: Certificate
+    model_bytes: Annotated[int, Ge(4), Le(MAX_BLOB_BYTES)]
+    settings: Settings
+
+
+class Upload(Wire):
+    """Client: here is my upload; pull y from me."""
+
+    manifest: Manifest
+
+
+class Stored(Wire):
+    """Replica: your upload is on my disk."""
+
+    epoch: Epoch
+    manifest: Digest
+
+
+class Refused(Wire):
+    """Replica: your upload cannot be accepted, and why."""
+
+    epoch: Epoch
+    manifest: Digest
+    reason: ShortText
+
+
+class Expired(Wire):
+    """Replica: your upload found no group in time and was given up."""
+
+    epoch: Epoch
+    manifest: Digest
