@@ -114,6 +114,27 @@ def plan_fold(
     return tuple(plan)
 
 
+@dataclass(frozen=True, slots=True)
+class FoldState:
+    """What the fold carries from one row to the next. Its tensors are never changed in place.
+
+    `total` is the model's displacement so far, int64 [d] in units of 2^-32. `first` and `second` are the
+    moments of the server optimiser, where it has any. `rows` counts the rows folded in; `masses` is what the
+    rows' weights depend on besides the ledger.
+    """
+
+    total: Tensor
+    first: Tensor | None = None
+    second: Tensor | None = None
+    rows: int = 0
+    masses: tuple[int, ...] = ()
+
+    @classmethod
+    def start(cls, federation: Federation) -> FoldState:
+        """Before the first row."""
+        return cls(torch.zeros(federation.dimension, dtype=torch.int64))
+
+
 class FoldCache:
     """Fold states after recent rows, by chain value: O(rows in flight * d) memory.
 
@@ -121,16 +142,16 @@ class FoldCache:
     """
 
     def __init__(self, limit: int = CACHED_STATES) -> None:
-        self._states: OrderedDict[bytes, Tensor] = OrderedDict()
+        self._states: OrderedDict[bytes, FoldState] = OrderedDict()
         self._limit = limit
 
-    def get(self, chain: bytes) -> Tensor | None:
+    def get(self, chain: bytes) -> FoldState | None:
         state = self._states.get(chain)
         if state is not None:
             self._states.move_to_end(chain)
         return state
 
-    def put(self, chain: bytes, state: Tensor) -> None:
+    def put(self, chain: bytes, state: FoldState) -> None:
         self._states[chain] = state
         while len(self._states) > self._limit:
             self._states.popitem(last=False)
@@ -152,15 +173,19 @@ class FoldJob:
 
     def model(self, blobs: Blobs) -> bytes:
         """Canonical bytes of the model."""
-        dimension = self.federation.dimension
-        start, total = 0, torch.zeros(dimension, dtype=torch.int64)
+        first, state = 0, FoldState.start(self.federation)
         for index in range(len(self.plan), 0, -1):
-            state = self.cache.get(self.plan[index - 1].chain)
-            if state is not None:
-                start, total = index, state
+            cached = self.cache.get(self.plan[index - 1].chain)
+            if cached is not None:
+                first, state = index, cached
                 break
-        for row in self.plan[start:]:
-            sums = ((decode_sum(blobs.read(name), dimension), members) for name, members in row.items)
-            total = total + compute_contribution(sums, row.expected, self.federation)
-            self.cache.put(row.chain, total)
-        return apply_total(self.initial, total)
+        for row in self.plan[first:]:
+            state = self._after(state, row, blobs)
+            self.cache.put(row.chain, state)
+        return apply_total(self.initial, state.total)
+
+    def _after(self, state: FoldState, row: FoldRow, blobs: Blobs) -> FoldState:
+        dimension = self.federation.dimension
+        sums = ((decode_sum(blobs.read(name), dimension), members) for name, members in row.items)
+        contribution = compute_contribution(sums, row.expected, self.federation)
+        return FoldState(total=state.total + contribution, rows=state.rows + 1)
