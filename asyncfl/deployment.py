@@ -7,7 +7,6 @@ writes it. Reading and writing files is the shell's business.
 
 from __future__ import annotations
 
-import re
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
@@ -16,21 +15,35 @@ from typing import Annotated, Any, Final, Self, TypeVar
 from urllib.parse import urlsplit
 
 import tomli_w
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    PlainSerializer,
-    Strict,
-    ValidationError,
-)
+from pydantic import Field, Strict, ValidationError
 
+from asyncfl.deployment_fields import (
+    Address,
+    FileInside,
+    Hash,
+    Key,
+    Name,
+    Nonce,
+    Options,
+    Section,
+)
+from asyncfl.deployment_rosters import (
+    ENROLMENT,
+    ROSTER,
+    ClientEntry,
+    LaterRosterEntry,
+    RosterEntry,
+    check_clients,
+    check_later,
+    check_signatures,
+    compute_rosters,
+    enrolment_body,
+    first_clients,
+)
 from asyncfl.digest import digest
-from asyncfl.errors import ConfigurationError, InvalidItem, ParameterError
+from asyncfl.errors import ConfigurationError, ParameterError
 from asyncfl.federation import Federation, Roster
-from asyncfl.identity import Identity, exchange_key, verify
+from asyncfl.identity import Identity, verify
 from asyncfl.messages import Settings
 from asyncfl.parameters import Parameters
 from asyncfl.toml_errors import explain
@@ -38,99 +51,20 @@ from asyncfl.wire import pack
 
 FORMAT: Final = 1
 """Version of the file format; a reader refuses any other."""
-ENROLMENT: Final = "enrolment"
-ROSTER: Final = "roster"
-NONCE_BYTES: Final = 16
-
-
-def _from_hex(value: Any) -> Any:
-    if not isinstance(value, str):
-        return value
-    try:
-        return bytes.fromhex(value)
-    except ValueError:
-        raise ValueError("not a hexadecimal string") from None
-
-
-def _sized(size: int) -> Any:
-    def check(value: bytes) -> bytes:
-        if len(value) != size:
-            raise ValueError(f"{size} bytes ({2 * size} hex digits) are needed, this has {len(value)}")
-        return value
-
-    return check
-
-
-def _on_curve(value: bytes) -> bytes:
-    try:
-        exchange_key(value)
-    except InvalidItem as error:
-        raise ValueError(str(error)) from None
-    return value
-
-
-def _websocket_url(value: str) -> str:
-    try:
-        parts = urlsplit(value)
-        host, port = parts.hostname, parts.port
-    except ValueError as error:
-        raise ValueError(f"not a URL: {error}") from None
-    if parts.scheme not in {"ws", "wss"} or not host or not port:
-        raise ValueError("a replica's address looks like ws://host:port or wss://host:port")
-    return value
-
-
-def _inside(value: str) -> str:
-    if value.startswith(("/", "~")) or "\\" in value or ".." in value.split("/"):
-        raise ValueError("a path inside the deployment's directory is needed")
-    return value
-
-
-def is_name(text: str) -> bool:
-    """Whether `text` can name a node: also a file name below keys/, state/ and logs/."""
-    return re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", text) is not None
-
-
-def _file_name(value: str) -> str:
-    if not is_name(value):
-        raise ValueError("a name is 1 to 64 letters, digits, '.', '_' or '-', the first a letter or digit")
-    return value
-
-
-def _plain(options: dict[str, Any]) -> dict[str, Any]:
-    for name, value in options.items():
-        for item in value if isinstance(value, list) else (value,):
-            if not isinstance(item, bool | int | float | str):
-                raise ValueError(f"option {name!r} must be a boolean, a number, a string or a list of these")
-    return options
-
-
-_hex_form = (BeforeValidator(_from_hex), PlainSerializer(bytes.hex))
-Key = Annotated[bytes, *_hex_form, AfterValidator(_sized(32)), AfterValidator(_on_curve)]
-Hash = Annotated[bytes, *_hex_form, AfterValidator(_sized(32))]
-SignatureBytes = Annotated[bytes, *_hex_form, AfterValidator(_sized(64))]
-Nonce = Annotated[bytes, *_hex_form, AfterValidator(_sized(NONCE_BYTES))]
-Name = Annotated[str, AfterValidator(_file_name)]
-Epoch = Annotated[int, Field(ge=1, le=2**31 - 1)]
-
 
 Entry = TypeVar("Entry", bound="ReplicaEntry | ClientEntry")
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
-
-
-class ModelEntry(_Section):
+class ModelEntry(Section):
     """The initial model: its file, the content digest of its flat bytes, and its coordinate counts."""
 
-    file: Annotated[str, Field(min_length=1, max_length=400), AfterValidator(_inside)] = "model.safetensors"
+    file: FileInside = "model.safetensors"
     digest: Hash
     weights: Annotated[int, Field(ge=1, le=2**34)]
     buffers: Annotated[int, Field(ge=0, le=2**34)] = 0
 
 
-class TaskEntry(_Section):
+class TaskEntry(Section):
     """What is trained: `digits`, `npz:PATH` or `module:factory`, and the factory's keyword arguments.
 
     `seed` decides the initial weights, the data partition and the order of training.
@@ -138,10 +72,10 @@ class TaskEntry(_Section):
 
     factory: Annotated[str, Field(min_length=1, max_length=400)]
     seed: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0
-    options: Annotated[dict[str, Any], AfterValidator(_plain)] = {}
+    options: Options = Field(default_factory=dict)
 
 
-class TrainingEntry(_Section):
+class TrainingEntry(Section):
     """Local training; `local_steps` 0 means one pass over the client's data."""
 
     learning_rate: Annotated[float, Field(ge=0, le=1e6)]
@@ -149,18 +83,18 @@ class TrainingEntry(_Section):
     batch_size: Annotated[int, Field(ge=1, le=1_000_000)] = 32
 
 
-class PrivacyEntry(_Section):
+class PrivacyEntry(Section):
     """The budget at which every client stops: epsilon at delta, user level, for all its uploads together."""
 
     epsilon: Annotated[float, Field(gt=0, allow_inf_nan=False)]
     delta: Annotated[float, Field(gt=0, lt=1)] = 1e-5
 
 
-class ReplicaEntry(_Section):
+class ReplicaEntry(Section):
     """An aggregator: position in the file is its index (and, plus one, its Shamir point)."""
 
     name: Name
-    url: Annotated[str, AfterValidator(_websocket_url)]
+    url: Address
     key: Key
 
     @property
@@ -170,24 +104,7 @@ class ReplicaEntry(_Section):
         return str(parts.hostname), int(parts.port or 0)
 
 
-class ClientEntry(_Section):
-    """A client, enrolled by the operator from `start_epoch` on."""
-
-    name: Name
-    key: Key
-    start_epoch: Epoch = 1
-    signature: SignatureBytes
-
-
-class RosterEntry(_Section):
-    """The first roster: all clients of the file, in the order of their keys."""
-
-    number: Annotated[int, Field(ge=0, le=0)] = 0
-    start_epoch: Epoch = 1
-    signature: SignatureBytes
-
-
-class Deployment(_Section):
+class Deployment(Section):
     """A checked deployment file.
 
     `digest` names the deployment in every signature, handshake and manifest. It covers what safety depends
@@ -207,9 +124,12 @@ class Deployment(_Section):
     training: TrainingEntry
     privacy: PrivacyEntry | None = None
     roster: RosterEntry
-    # TOML arrays arrive as lists, so these two are not taken strictly.
+    # TOML arrays arrive as lists, so these are not taken strictly.
     replicas: Annotated[tuple[ReplicaEntry, ...], Strict(False), Field(min_length=1, max_length=16)]
     clients: Annotated[tuple[ClientEntry, ...], Strict(False), Field(min_length=1)]
+    """Everybody who was ever enrolled."""
+    rosters: Annotated[tuple[LaterRosterEntry, ...], Strict(False)] = ()
+    """Those after the first, in order."""
 
     @classmethod
     def create(
@@ -301,11 +221,11 @@ class Deployment(_Section):
                 f"{source}: parameters.replicas is {self.parameters.replicas}, but {len(self.replicas)} "
                 "[[replicas]] are listed; make the two agree"
             )
-        if len(self.clients) < self.parameters.cell_size:
+        if len(self.first_clients) < self.parameters.cell_size:
             raise ConfigurationError(
                 f"{source}: parameters.cell_size is {self.parameters.cell_size}, but only "
-                f"{len(self.clients)} [[clients]] are listed: no cell could be filled; lower cell_size or "
-                "enrol more clients"
+                f"{len(self.first_clients)} [[clients]] are in the first roster: no cell could be filled; lower "
+                "cell_size or enrol more clients"
             )
         names = [(where, entry.name.casefold()) for where, entry in self._parties()]
         _refuse_duplicates(source, "name", names)
@@ -313,25 +233,12 @@ class Deployment(_Section):
         _refuse_duplicates(source, "url", urls)
         keys = [("operator", self.operator), *((where, entry.key) for where, entry in self._parties())]
         _refuse_duplicates(source, "key", ((where, key.hex()) for where, key in keys))
-        for index, client in enumerate(self.clients):
-            if client.start_epoch > self.roster.start_epoch:
-                raise ConfigurationError(
-                    f"{source}: clients[{index}].start_epoch: {client.name} starts at epoch "
-                    f"{client.start_epoch}, after the roster that holds it "
-                    f"(epoch {self.roster.start_epoch}); let it start no later"
-                )
-            body = enrolment_body(client.key, client.start_epoch)
-            if not verify(self.operator, ENROLMENT, self.digest, body, client.signature):
-                raise ConfigurationError(
-                    f"{source}: clients[{index}].signature: the operator did not enrol {client.name} with "
-                    "this key, start epoch and deployment; restore the file from the operator, who signs "
-                    "every change"
-                )
-        if not verify(self.operator, ROSTER, self.digest, self._roster.digest, self.roster.signature):
-            raise ConfigurationError(
-                f"{source}: roster.signature: the operator did not sign this list of clients for this "
-                "deployment; restore the file from the operator, who signs every change"
-            )
+        check_later(source, self.roster, self.rosters, self.clients, self.parameters.cell_size)
+        check_clients(source, self.roster, self.rosters, self.clients, self._signed)
+        check_signatures(source, self.all_rosters, self._signed)
+
+    def _signed(self, kind: str, body: bytes, signature: bytes) -> bool:
+        return verify(self.operator, kind, self.digest, body, signature)
 
     def _parties(self) -> Iterable[tuple[str, ReplicaEntry | ClientEntry]]:
         for index, replica in enumerate(self.replicas):
@@ -341,7 +248,10 @@ class Deployment(_Section):
 
     def render(self) -> str:
         """TOML text that `parse` reads back to an equal deployment."""
-        return tomli_w.dumps(self.model_dump(mode="python", exclude_none=True))
+        content = self.model_dump(mode="python", exclude_none=True)
+        if not self.rosters:
+            del content["rosters"]
+        return tomli_w.dumps(content)
 
     @cached_property
     def digest(self) -> bytes:
@@ -351,12 +261,21 @@ class Deployment(_Section):
         )
 
     @cached_property
-    def _roster(self) -> Roster:
-        return Roster(
-            number=self.roster.number,
-            start_epoch=self.roster.start_epoch,
-            members=tuple(sorted(client.key for client in self.clients)),
-        )
+    def all_rosters(self) -> tuple[Roster, ...]:
+        """The first and those that followed it, by number."""
+        return compute_rosters(self.roster, self.rosters, self.clients)
+
+    @cached_property
+    def first_clients(self) -> tuple[ClientEntry, ...]:
+        """Members of the first roster, over which the task's data is split, whoever comes later."""
+        return first_clients(self.roster, self.clients)
+
+    @property
+    def members(self) -> tuple[str, ...]:
+        """Names of the newest roster's members."""
+        if self.rosters:
+            return self.rosters[-1].members
+        return tuple(client.name for client in self.first_clients)
 
     def federation(self) -> Federation:
         """The public facts that both state machines are given."""
@@ -364,7 +283,7 @@ class Deployment(_Section):
             digest=self.digest,
             parameters=self.parameters,
             replica_keys=tuple(entry.key for entry in self.replicas),
-            rosters=(self._roster,),
+            rosters=self.all_rosters,
             weights=self.model.weights,
             buffers=self.model.buffers,
             initial_model=self.model.digest,
@@ -389,13 +308,61 @@ class Deployment(_Section):
         return _named(name, self.clients, "client")
 
     def client_index(self, name: str) -> int:
-        """Position in the file: which part of the task's data this client has."""
-        return self.clients.index(self.client(name))
+        """Which part of the task's data this client has.
 
+        A client of the first roster has its own; a later one shares that of a client of the first (its position
+        in the file, modulo their number), so that nobody's data moves.
+        """
+        client = self.client(name)
+        if client in self.first_clients:
+            return self.first_clients.index(client)
+        return self.clients.index(client) % len(self.first_clients)
 
-def enrolment_body(key: bytes, start_epoch: int) -> bytes:
-    """What the operator signs to enrol a client."""
-    return pack((key, start_epoch))
+    def next_roster(
+        self,
+        operator: Identity,
+        *,
+        start_epoch: int,
+        members: Sequence[str],
+        enrolled: Mapping[str, bytes],
+        source: str = "deployment.toml",
+    ) -> Self:
+        """This deployment with one more roster, signed by `operator`; this one stays as it is.
+
+        `members` are names, those of `enrolled` (name to public key: clients that are new) among them.
+
+        Raises `ConfigurationError` like `parse`.
+        """
+        keys = {**{client.name: client.key for client in self.clients}, **enrolled}
+        roster = Roster(
+            number=len(self.rosters) + 1,
+            start_epoch=start_epoch,
+            members=tuple(sorted(keys[name] for name in members)),
+        )
+        content = self.model_dump(mode="python")
+        content["parameters"] = self.parameters
+        content["clients"] = [
+            *content["clients"],
+            *(
+                {
+                    "name": name,
+                    "key": key,
+                    "start_epoch": start_epoch,
+                    "signature": operator.sign(ENROLMENT, self.digest, enrolment_body(key, start_epoch)),
+                }
+                for name, key in enrolled.items()
+            ),
+        ]
+        content["rosters"] = [
+            *content["rosters"],
+            {
+                "number": roster.number,
+                "start_epoch": start_epoch,
+                "members": list(members),
+                "signature": operator.sign(ROSTER, self.digest, roster.digest),
+            },
+        ]
+        return self._validated(content, source=source, text="")
 
 
 def _digest(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 from asyncfl.digest import digest
@@ -13,11 +13,15 @@ from asyncfl.wire import pack
 
 @dataclass(frozen=True)
 class Roster:
-    """A numbered membership list, valid from `start_epoch` on. `members` are client public keys, sorted."""
+    """A numbered membership list, valid from `start_epoch` on. `members` are client public keys, ascending.
+
+    `signature` is the operator's, on `digest`.
+    """
 
     number: int
     start_epoch: int
     members: tuple[bytes, ...]
+    signature: bytes = field(default=bytes(64), compare=False, repr=False)
 
     @cached_property
     def digest(self) -> bytes:

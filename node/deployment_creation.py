@@ -14,7 +14,8 @@ from typing import Any, Final
 
 from pydantic import ValidationError
 
-from asyncfl.deployment import NONCE_BYTES, Deployment, ModelEntry, PrivacyEntry
+from asyncfl.deployment import Deployment, ModelEntry, PrivacyEntry
+from asyncfl.deployment_fields import NONCE_BYTES
 from asyncfl.digest import content_digest
 from asyncfl.errors import ConfigurationError, ParameterError, StorageError
 from asyncfl.identity import Identity

@@ -121,9 +121,9 @@ def run_clients(
 
         entry = deployment.task
         task = load_task(
-            entry.factory, clients=len(deployment.clients), seed=entry.seed, options=entry.options
+            entry.factory, clients=len(deployment.first_clients), seed=entry.seed, options=entry.options
         )
-        trainers = Workbench(task, seed=entry.seed).trainers(list(numbers.values()))
+        trainers = Workbench(task, seed=entry.seed).trainers(set(numbers.values()))
         nodes = []
         for name, identity in identities.items():
 

@@ -33,7 +33,7 @@ def keygen(
 
     asyncfl keygen client-7 --out hospital/keys --json
     """
-    from asyncfl.deployment import is_name
+    from asyncfl.deployment_fields import is_name
 
     if not is_name(name):
         raise ConfigurationError(

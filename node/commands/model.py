@@ -121,6 +121,6 @@ def _workbench(files: DeploymentDirectory) -> Workbench:
 
     task = files.deployment.task
     built = load_task(
-        task.factory, clients=len(files.deployment.clients), seed=task.seed, options=task.options
+        task.factory, clients=len(files.deployment.first_clients), seed=task.seed, options=task.options
     )
     return Workbench(built, seed=task.seed)

@@ -37,7 +37,7 @@ def main(root: Path) -> None:
     deployment = directory.deployment
     task = load_task(
         deployment.task.factory,
-        clients=len(deployment.clients),
+        clients=len(deployment.first_clients),
         seed=deployment.task.seed,
         options=deployment.task.options,
     )
@@ -62,7 +62,7 @@ def main(root: Path) -> None:
         rounds = request["baseline"]
         result = fedavg_baseline(
             task,
-            len(deployment.clients),
+            len(deployment.first_clients),
             rounds,
             deployment.federation().settings,
             deployment.task.seed,

@@ -6,12 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from asyncfl.deployment import (
-    Deployment,
-    ModelEntry,
-    enrolment_body,
-    is_name,
-)
+from asyncfl.deployment import Deployment, ModelEntry
+from asyncfl.deployment_fields import is_name
+from asyncfl.deployment_rosters import enrolment_body
 from asyncfl.digest import digest
 from asyncfl.errors import ConfigurationError, ParameterError
 from asyncfl.identity import Identity, verify

@@ -27,7 +27,7 @@ def _examples(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def learn(made: DeploymentDirectory, rounds: int) -> dict[str, Any]:
     """FedAvg with the deployment's task, clients and settings; its clip must not cut the updates."""
-    task, clients = made.deployment.task, len(made.deployment.clients)
+    task, clients = made.deployment.task, len(made.deployment.first_clients)
     built = load_task(task.factory, clients=clients, seed=task.seed, options=task.options)
     federation = made.deployment.federation()
     outcome = fedavg_baseline(built, clients, rounds, federation.settings, task.seed, evaluate_every=rounds)

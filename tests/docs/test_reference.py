@@ -58,7 +58,15 @@ def test_constants_in_the_protocol_page_are_those_of_the_code() -> None:
 def test_init_writes_the_documented_facts_and_group_sizes(tmp_path: Path, clients: int) -> None:
     made = CliRunner().invoke(app, ["init", str(tmp_path / "x"), "--clients", str(clients), "--json"])
     facts = json.loads(made.stdout)
-    assert set(facts) == {"directory", "deployment", "replicas", "clients", "dimension", "parameters", "privacy"}
+    assert set(facts) == {
+        "directory",
+        "deployment",
+        "replicas",
+        "clients",
+        "dimension",
+        "parameters",
+        "privacy",
+    }
     expected = {4: (3, 2, 6), 16: (4, 3, 8)}[clients]
     used = facts["parameters"]
     assert (used["cell_size"], used["min_group"], used["max_group"]) == expected
