@@ -73,31 +73,27 @@ def compute_cells(roster: Roster, cell_size: int, seed: bytes) -> tuple[tuple[by
 
 
 class Assignment:
-    """Cells of every epoch of one federation, cached. Pure: the same answer at every party."""
+    """Cells of every (roster, epoch) of one federation, cached. Pure: the same answer at every party."""
 
     def __init__(self, federation: Federation) -> None:
         self._federation = federation
         self._cached = lru_cache(maxsize=256)(self._compute)
 
-    def _compute(self, epoch: int) -> tuple[Roster, tuple[tuple[bytes, ...], ...], dict[bytes, int]]:
+    def _compute(self, roster: Roster, epoch: int) -> tuple[tuple[tuple[bytes, ...], ...], dict[bytes, int]]:
         federation = self._federation
-        roster = federation.roster_at(epoch)
         seed = compute_seed(federation.digest, roster.digest, epoch)
         cells = compute_cells(roster, federation.parameters.cell_size, seed)
-        return roster, cells, {client: k for k, cell in enumerate(cells) for client in cell}
+        return cells, {client: k for k, cell in enumerate(cells) for client in cell}
 
-    def roster(self, epoch: int) -> Roster:
-        return self._cached(epoch)[0]
-
-    def cells(self, epoch: int) -> tuple[tuple[bytes, ...], ...]:
+    def cells(self, roster: Roster, epoch: int) -> tuple[tuple[bytes, ...], ...]:
         """Members of each cell, in shuffled order."""
-        return self._cached(epoch)[1]
+        return self._cached(roster, epoch)[0]
 
-    def cell_of(self, client: bytes, epoch: int) -> int:
-        """The client's cell. Raises `InvalidItem` if the roster of that epoch does not list it."""
-        cell = self._cached(epoch)[2].get(client)
+    def cell_of(self, client: bytes, roster: Roster, epoch: int) -> int:
+        """The client's cell. Raises `InvalidItem` if the roster does not list it."""
+        cell = self._cached(roster, epoch)[1].get(client)
         if cell is None:
-            raise InvalidItem(f"client {client.hex()[:12]} is not in the roster of epoch {epoch}")
+            raise InvalidItem(f"client {client.hex()[:12]} is not in roster {roster.number}")
         return cell
 
     def line(self, cell: int) -> tuple[int, ...]:

@@ -282,6 +282,7 @@ class Deployment(Section):
         return Federation(
             digest=self.digest,
             parameters=self.parameters,
+            operator=self.operator,
             replica_keys=tuple(entry.key for entry in self.replicas),
             rosters=self.all_rosters,
             weights=self.model.weights,

@@ -29,6 +29,7 @@ class Table(StrEnum):
     MODELS = "models"
     EPOCHS = "epochs"
     PRIVACY = "privacy"
+    ROSTERS = "rosters"
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +131,10 @@ class Machine(Protocol):
 
     Peers are 32-byte public keys, `now` is monotonic seconds; `tick` is called at least ten times a second.
     """
+
+    def accepts(self, peer: bytes) -> bool:
+        """Whether a channel with this peer may come up now; asked at every handshake."""
+        ...
 
     def start(self, now: float) -> list[Effect]: ...
     def connected(self, peer: bytes, now: float) -> list[Effect]: ...

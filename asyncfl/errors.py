@@ -10,6 +10,7 @@
     │   ├── MalformedMessage    bytes that are no valid message: closes the peer's channel
     │   ├── HandshakeError      the peer could not prove who it is
     │   └── InvalidItem         a relayed or gossiped item that fails a check: dropped, closes nothing
+    │       └── RosterConflict  another roster that the operator signed under a number that is held
     ├── UpdateError             the trained update cannot be masked: wrong length, NaN or infinity
     ├── OpeningError            no subset of the share sums at hand opens the group (yet)
     ├── UnsupportedEvent        a privacy event that cannot be interpreted: epsilon is never guessed
@@ -53,6 +54,10 @@ class HandshakeError(RemoteProtocolError):
 
 class InvalidItem(RemoteProtocolError):
     """A relayed, gossiped or pulled item failed verification."""
+
+
+class RosterConflict(InvalidItem):
+    """The operator signed another roster under a number that is held: its error, or a stolen key."""
 
 
 class UpdateError(AsyncflError):

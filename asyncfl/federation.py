@@ -20,7 +20,7 @@ class Roster:
 
     number: int
     start_epoch: int
-    members: tuple[bytes, ...]
+    members: tuple[bytes, ...] = field(hash=False)
     signature: bytes = field(default=bytes(64), compare=False, repr=False)
 
     @cached_property
@@ -37,15 +37,18 @@ class Roster:
 class Federation:
     """The public facts of a deployment.
 
-    `replica_keys[j]` is replica j's Ed25519 key (its Shamir point is j+1). `weights` and `buffers` count the
-    floating coordinates of the model's parameters and buffers; the flat model has their sum, weights first.
-    `initial_model` is the content digest of its canonical bytes (float32, little-endian).
+    `operator` is the Ed25519 key that signs rosters. `replica_keys[j]` is replica j's (its Shamir point is j+1).
+    `weights` and `buffers` count the floating coordinates of the model's parameters and buffers; the flat model
+    has their sum, weights first. `initial_model` is the content digest of its canonical bytes (float32,
+    little-endian).
     """
 
     digest: bytes
     parameters: Parameters
+    operator: bytes
     replica_keys: tuple[bytes, ...]
     rosters: tuple[Roster, ...]
+    """Those of the deployment file, ascending from number 0; machines may hold later ones (`asyncfl.rosters`)."""
     weights: int
     buffers: int
     initial_model: bytes
@@ -62,10 +65,3 @@ class Federation:
     @cached_property
     def replica_index(self) -> dict[bytes, int]:
         return {key: index for index, key in enumerate(self.replica_keys)}
-
-    def roster_at(self, epoch: int) -> Roster:
-        """The roster with the highest number whose start epoch has come."""
-        return max(
-            (roster for roster in self.rosters if roster.start_epoch <= epoch),
-            key=lambda roster: roster.number,
-        )

@@ -30,7 +30,7 @@ CACHED_STATES = 12
 
 
 def compute_expected(previous: Sequence[int], roster_size: int) -> int:
-    """Members to expect in a row: the (upper) median of the last five non-empty rows, the roster at first."""
+    """Members to expect in a row: the (upper) median of the last five non-empty rows, the first roster at first."""
     recent = sorted(previous[-EXPECTED_ROWS:])
     return recent[len(recent) // 2] if recent else roster_size
 
@@ -100,16 +100,19 @@ class FoldRow:
 
 
 def plan_fold(
-    origin: bytes, rows: Iterable[Row], item_of: Callable[[bytes], Item], roster_size_at: Callable[[int], int]
+    origin: bytes, rows: Iterable[Row], item_of: Callable[[bytes], Item], roster_size: int
 ) -> tuple[FoldRow, ...]:
-    """What to add up for the version whose rows these are."""
+    """What to add up for the version whose rows these are.
+
+    `roster_size` is the first roster's: later ones are not in the version, and must not change its model.
+    """
     plan: list[FoldRow] = []
     chain = origin
     members: list[int] = []
     for row in rows:
         chain = compute_chain(chain, (row,))
         items = tuple((item.opened, len(item.members)) for item in map(item_of, row.items))
-        plan.append(FoldRow(chain, items, compute_expected(members, roster_size_at(row.epoch))))
+        plan.append(FoldRow(chain, items, compute_expected(members, roster_size)))
         members.append(sum(count for _, count in items))
     return tuple(plan)
 

@@ -8,24 +8,36 @@ from itertools import combinations
 
 from asyncfl.assignment import Assignment
 from asyncfl.errors import InvalidItem
-from asyncfl.federation import Federation
+from asyncfl.federation import Federation, Roster
 from asyncfl.messages import LockContent, Manifest, Member
 from asyncfl.parameters import MAX_LATE_EPOCHS
+from asyncfl.rosters import Rosters
 
 
-def check_assignment(manifest: Manifest, federation: Federation, assignment: Assignment) -> None:
-    """Raise `InvalidItem` unless the upload is in the cell that the shuffle gives its client."""
+def check_assignment(
+    manifest: Manifest, federation: Federation, rosters: Rosters, assignment: Assignment
+) -> Roster:
+    """The roster that the upload names. Raises `InvalidItem` unless it is in the cell that the shuffle gives.
+
+    Depends on nothing but the manifest and the roster's statement, which the caller holds. Whether that roster
+    is still to be vouched for is another question (`Rosters.is_current`).
+    """
     core = manifest.core
-    roster = assignment.roster(core.epoch)
-    if (core.roster, core.roster_digest) != (roster.number, roster.digest):
+    roster = rosters.get(core.roster)
+    if roster is None:
+        raise InvalidItem(f"the upload names roster {core.roster}, which is not held here")
+    if core.roster_digest != roster.digest:
+        raise InvalidItem(f"the upload names another roster {core.roster} than the one held here")
+    if roster.start_epoch > core.epoch:
         raise InvalidItem(
-            f"the upload names roster {core.roster}, but epoch {core.epoch} is roster {roster.number}'s"
+            f"the upload names roster {core.roster}, which starts at epoch {roster.start_epoch}, after {core.epoch}"
         )
-    cell = assignment.cell_of(core.client, core.epoch)
+    cell = assignment.cell_of(core.client, roster, core.epoch)
     if core.cell != cell:
         raise InvalidItem(f"the upload claims cell {core.cell}; the shuffle puts its client in cell {cell}")
     if core.coordinator >= federation.parameters.replicas:
         raise InvalidItem(f"coordinator {core.coordinator} is not one of the replicas")
+    return roster
 
 
 def is_own(member: Member, content: LockContent, manifest: Manifest) -> bool:
@@ -34,18 +46,21 @@ def is_own(member: Member, content: LockContent, manifest: Manifest) -> bool:
 
 
 def check_group(
-    content: LockContent, manifests: Sequence[Manifest], federation: Federation, assignment: Assignment
+    content: LockContent,
+    manifests: Sequence[Manifest],
+    federation: Federation,
+    rosters: Rosters,
+    assignment: Assignment,
 ) -> None:
     """Raise `InvalidItem` unless the group keeps rule 4 as far as the request itself shows.
 
-    `manifests[i]` is member i's, already known to match its digest. Depends on nothing else: no clock, no
-    ledger, no opinion of the signer.
+    `manifests[i]` is member i's, already known to match its digest; `rosters` holds all that they name. Depends
+    on nothing else: no clock, no ledger, no opinion of the signer. The group's own members are of one cell, so
+    of one roster; those that ride along may be of others, each in its own cell there.
     """
     parameters, group = federation.parameters, content.id
     if group.coordinator >= parameters.replicas:
         raise InvalidItem(f"coordinator {group.coordinator} is not one of the replicas")
-    if group.cell >= len(assignment.cells(group.epoch)):
-        raise InvalidItem(f"cell {group.cell} does not exist in epoch {group.epoch}")
     order = [(member.client, member.epoch) for member in content.members]
     if order != sorted(order):
         raise InvalidItem("members are not in canonical order")
@@ -54,17 +69,21 @@ def check_group(
     if len(order) > parameters.max_group:
         raise InvalidItem(f"{len(order)} members exceed max_group {parameters.max_group}")
     own = 0
+    named: set[int] = set()
     for member, manifest in zip(content.members, manifests, strict=True):
         core = manifest.core
         if (core.client, core.epoch, manifest.digest()) != (member.client, member.epoch, member.manifest):
             raise InvalidItem("a member does not match its manifest")
-        check_assignment(manifest, federation, assignment)
+        roster = check_assignment(manifest, federation, rosters, assignment)
         if is_own(member, content, manifest):
             own += 1
+            named.add(roster.number)
         elif group.cell % parameters.replicas != group.coordinator:
             raise InvalidItem("late uploads ride only on the coordinator's own cells")
         elif not group.epoch - MAX_LATE_EPOCHS <= member.epoch <= group.epoch:
             raise InvalidItem(f"an upload of epoch {member.epoch} cannot ride on epoch {group.epoch}")
+    if len(named) > 1:
+        raise InvalidItem(f"the group's own members name rosters {sorted(named)}: cells are of one roster")
     if own < parameters.min_group:
         raise InvalidItem(f"{own} members of one cell are fewer than min_group {parameters.min_group}")
 

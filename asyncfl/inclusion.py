@@ -6,9 +6,12 @@ No safety rests on anything here, so it may use clocks and hearsay (protocol sec
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from statistics import median
 from typing import Final
+
+from asyncfl.federation import Roster
 
 PATIENCE_FLOOR: Final = 1.0
 PATIENCE_AT_FIRST: Final = 10.0
@@ -56,9 +59,10 @@ class Presence:
 
 @dataclass
 class Inclusion:
-    """Signs of life of a roster, and the front that follows from them."""
+    """Signs of life of clients, and the front that follows from those of the roster in force."""
 
-    roster_size: int
+    roster_at: Callable[[int], Roster]
+    """The roster that applies to an epoch, as far as this replica knows."""
     patience: Patience = field(default_factory=Patience)
     front: int = 1
     clients: dict[bytes, Presence] = field(default_factory=dict)
@@ -120,18 +124,28 @@ class Inclusion:
         """Charge overdue clients once a miss, and advance the front.
 
         The front never falls: a laggard moves itself forward instead (protocol section 4, step 1). A replica
-        that hears less than half of the roster keeps its front.
+        that hears less than half of the roster at the front keeps its front. Who is in that roster no more counts
+        for nothing; who joins at a later epoch holds the front at that epoch, and at none before.
         """
         for presence in self.clients.values():
             limit = OVERDUE_FACTOR * presence.task_patience
             if presence.task_epoch and now - presence.task_at > limit and now >= presence.left_out_until:
                 presence.misses += 1
                 presence.left_out_until = now + limit * 2 ** min(presence.misses, 16)
-        live = [p for client, p in self.clients.items() if self.is_live(client, now)]
-        moving = [p.at for p in live if not self._holds_up(p, now)]
-        staying = self.roster_size - sum(presence.left for presence in self.clients.values())
-        if 2 * len(live) >= staying and moving and min(moving) > self.front:
-            self.front, self.front_at = min(moving), now
+        roster = self.roster_at(self.front)
+        members = [(client, self.clients[client]) for client in roster.members if client in self.clients]
+        live = [presence for client, presence in members if self.is_live(client, now)]
+        staying = len(roster.members) - sum(presence.left for _, presence in members)
+        moving = [presence.at for presence in live if not self._holds_up(presence, now)]
+        if 2 * len(live) < staying or not moving or min(moving) <= self.front:
+            return
+        joining = [p.at for client, p in self.clients.items() if self._joins(client, p, now)]
+        self.front, self.front_at = min(moving + joining), now
+
+    def _joins(self, client: bytes, presence: Presence, now: float) -> bool:
+        """Whether a live client is ahead of the front and a member of the roster at its own epoch."""
+        ahead = presence.at > self.front and self.is_live(client, now)
+        return ahead and client in self.roster_at(presence.at).position
 
     def _holds_up(self, presence: Presence, now: float) -> bool:
         """At the front (or behind it) for too long, whoever gave it a TASK, and whether it ever asked for one.

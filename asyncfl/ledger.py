@@ -100,6 +100,10 @@ class Ledger:
             chain, entries = compute_chain(chain, (row,)), entries + len(row.items)
             self._links.append(Link(epoch, chain, entries))
 
+    def members_in(self, first: int, end: int) -> int:
+        """Memberships in rows with first <= epoch < end."""
+        return sum(count for epoch, count in self.row_members.items() if first <= epoch < end)
+
     @property
     def version(self) -> bytes:
         return self._links[-1].chain if self._links else self.origin

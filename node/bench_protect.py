@@ -104,6 +104,7 @@ def _federation(dim: int, noise: float) -> Federation:
     return Federation(
         digest=bytes([7]) * 32,
         parameters=parameters,
+        operator=bytes(32),
         replica_keys=tuple(replica.public for replica in _replicas()),
         rosters=(),
         weights=dim,

@@ -37,6 +37,8 @@ MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
         "CREATE TABLE about (name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID",
         *(_TABLE.format(name) for name in _FIRST_TABLES),
     ),
+    # 1 -> 2. Rosters after the first.
+    (_TABLE.format("rosters"),),
 )
 """Step i turns schema i into i+1. Every schema keeps `about`, so that any program can say whose a file is."""
 SCHEMA_VERSION: Final = len(MIGRATIONS)

@@ -57,6 +57,7 @@ from asyncfl.messages import (
     Upload,
     Wait,
 )
+from asyncfl.rosters import Rosters
 from asyncfl.wire import pack, unpack
 
 EPOCH = b"epoch"
@@ -99,7 +100,7 @@ class Client:
         last_epoch: int | None = None,
         upload_limit: int | None = None,
     ) -> None:
-        if identity.public not in federation.roster_at(1).position:
+        if identity.public not in federation.rosters[0].position:
             raise ConfigurationError("this identity is not enrolled in the deployment")
         self.federation = federation
         self.parameters = federation.parameters
@@ -108,6 +109,7 @@ class Client:
         self.last_epoch = last_epoch
         self.upload_limit = upload_limit
         self.events = len(durable.get(Table.PRIVACY, {}))
+        self.rosters = Rosters(federation)
         self.assignment = Assignment(federation)
         self.fronts = Fronts(federation.parameters)
         self.now = 0.0
@@ -145,6 +147,10 @@ class Client:
         }
 
     # events
+
+    def accepts(self, peer: bytes) -> bool:
+        """Replicas only."""
+        return peer in self.federation.replica_index
 
     def start(self, now: float) -> list[Effect]:
         """Once, after construction."""
@@ -228,7 +234,7 @@ class Client:
         if self.state is State.TRAINING and digest == self._fetching and self._task is not None:
             self._fetching = None
             self._waiting_for = "local training"
-            roster = self.assignment.roster(self.epoch)
+            roster = self.rosters.at(self.epoch)
             context = masking.UploadContext(
                 epoch=self.epoch,
                 cell=self._cell,
@@ -271,7 +277,7 @@ class Client:
 
     @property
     def _cell(self) -> int:
-        return self.assignment.cell_of(self.identity.public, self.epoch)
+        return self.assignment.cell_of(self.identity.public, self.rosters.at(self.epoch), self.epoch)
 
     @property
     def _line(self) -> tuple[int, ...]:
@@ -334,7 +340,7 @@ class Client:
         message = Ready(
             epoch=self.epoch,
             coordinator=self._coordinator,
-            roster=self.assignment.roster(self.epoch).number,
+            roster=self.rosters.at(self.epoch).number,
             uploaded=self.uploaded,
             wants_task=self.state is State.ASKING and self.fronts.is_enough,
         )

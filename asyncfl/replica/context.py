@@ -24,6 +24,7 @@ from asyncfl.identity import Identity, verify
 from asyncfl.inclusion import Inclusion
 from asyncfl.ledger import Ledger
 from asyncfl.messages import Message, Vote
+from asyncfl.rosters import Rosters, compute_handicap
 
 RESEND_SECONDS = 1.0
 """How long an unanswered request rests before it is repeated."""
@@ -40,9 +41,10 @@ class Context:
         self.parameters = federation.parameters
         self.identity = identity
         self.index = federation.replica_index[identity.public]
+        self.rosters = Rosters(federation)
         self.assignment = Assignment(federation)
         self.ledger = Ledger(federation.digest)
-        self.inclusion = Inclusion(len(federation.roster_at(1).members))
+        self.inclusion = Inclusion(self.rosters.at)
         self.now = 0.0
         self.started = 0.0
         self.connected: set[bytes] = set()
@@ -50,6 +52,10 @@ class Context:
         self._effects: list[Effect] = []
         self._computing: set[tuple[Any, ...]] = set()
         self._fetches: dict[bytes, _Fetching] = {}
+
+    def count(self, client: bytes) -> float:
+        """How often a client was included, as inclusion counts it: joiners start with the others' mean."""
+        return self.ledger.counts.get(client, 0) + compute_handicap(client, self.rosters, self.ledger)
 
     # effects
 

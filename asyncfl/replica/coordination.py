@@ -28,8 +28,8 @@ from asyncfl.replica.locks import Locks
 from asyncfl.replica.opening import Opening
 from asyncfl.replica.uploads import UploadKey, UploadRecord, Uploads
 
-Place = tuple[int, int]
-"""(epoch, cell)"""
+Place = tuple[int, int, int]
+"""(epoch, cell, number of the roster whose cell it is)"""
 OWN = b"own:"
 """Prefix of the keys of a coordinator's own requests in `Table.GROUPS`."""
 
@@ -96,7 +96,7 @@ class Coordination:
         for record in self.uploads.records.values():
             if self._is_available(record):
                 core = record.manifest.core
-                places.setdefault((core.epoch, core.cell), []).append(record)
+                places.setdefault((core.epoch, core.cell, core.roster), []).append(record)
         late = self._late(places)
         for place in sorted(places):
             ready = [record for record in places[place] if record.digest not in late]
@@ -154,12 +154,14 @@ class Coordination:
 
     def _pending(self, place: Place, ready: list[UploadRecord]) -> list[bytes]:
         """Live members of a cell that may still bring an upload of this epoch."""
-        epoch, cell = place
+        epoch, cell, number = place
         context = self.context
+        roster = context.rosters.get(number)
+        assert roster is not None, "an upload is taken under a roster that is held"
         have = {record.key[0] for record in ready}
         return [
             client
-            for client in context.assignment.cells(epoch)[cell]
+            for client in context.assignment.cells(roster, epoch)[cell]
             if client not in have and context.inclusion.is_expected(client, epoch, context.now)
         ]
 
@@ -189,8 +191,8 @@ class Coordination:
         del self._ripe[place]
         self._lock(place, supporters, members)
 
-    def _count(self, record: UploadRecord) -> tuple[int, bytes]:
-        return self.context.ledger.counts.get(record.key[0], 0), record.digest
+    def _count(self, record: UploadRecord) -> tuple[float, bytes]:
+        return self.context.count(record.key[0]), record.digest
 
     def _riders(
         self,
@@ -200,7 +202,7 @@ class Coordination:
         late: dict[bytes, UploadRecord],
     ) -> list[UploadRecord]:
         """Late uploads that may ride on top: lowest inclusion count first, each client once."""
-        epoch, cell = place
+        epoch, cell, _ = place
         parameters = self.context.parameters
         if cell % parameters.replicas != self.context.index:
             return []
@@ -210,7 +212,10 @@ class Coordination:
             if len(members) + len(riders) >= parameters.max_group:
                 break
             client, late_epoch = record.key
+            core = record.manifest.core
             fits = epoch - MAX_LATE_EPOCHS <= late_epoch <= epoch and client not in clients
+            # Of the same epoch and cell number under another roster: it would count as the group's own.
+            fits = fits and (late_epoch, core.cell) != (epoch, cell)
             if fits and all(replica in record.oks for replica in supporters):
                 riders.append(record)
                 clients.add(client)
@@ -220,7 +225,7 @@ class Coordination:
 
     def _lock(self, place: Place, supporters: tuple[int, ...], members: list[UploadRecord]) -> None:
         context = self.context
-        epoch, cell = place
+        epoch, cell, _ = place
         members = sorted(members, key=lambda record: record.key)
         part = 0
         while (

@@ -188,7 +188,8 @@ class Locks:
         context, lock = self.context, pending.lock
         parameters = context.parameters
         try:
-            check_group(lock.content, [r.manifest for r in records], context.federation, context.assignment)
+            manifests = [record.manifest for record in records]
+            check_group(lock.content, manifests, context.federation, context.rosters, context.assignment)
             supporters = set(lock.supporters)
             if len(supporters) != len(lock.supporters) or len(supporters) < parameters.quorum:
                 raise InvalidItem(f"a LOCK needs the SHARE_OKs of {parameters.quorum} distinct replicas")

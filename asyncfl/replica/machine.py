@@ -93,8 +93,6 @@ class Replica:
         self.tasks = Tasks(context, self.models)
         self.uploads.is_needed = self._is_needed
         self._load(durable)
-        members = federation.roster_at(1).members
-        self._clients = frozenset(members)
         self._from_replica: dict[type[Any], Callable[[int, Any], object]] = {
             Relay: lambda j, m: self.uploads.receive_relay(
                 j, m, asked_for=self.opening.wants(m.manifest.digest())
@@ -139,6 +137,13 @@ class Replica:
 
     # events
 
+    def accepts(self, peer: bytes) -> bool:
+        """Replicas, the operator, and clients of any roster held."""
+        context = self.context
+        if peer in context.federation.replica_index or peer == context.federation.operator:
+            return True
+        return peer in context.rosters.clients
+
     def start(self, now: float) -> list[Effect]:
         """Once, after construction."""
         self.context.now = self.context.started = now
@@ -173,16 +178,17 @@ class Replica:
 
     def receive(self, peer: bytes, message: Message, now: float) -> list[Effect]:
         """A valid message of an authenticated peer. Messages out of its role are dropped."""
-        self.context.now = now
-        replica = self.context.federation.replica_index.get(peer)
+        context = self.context
+        context.now = now
+        replica = context.federation.replica_index.get(peer)
         if isinstance(message, Pull):
             self._receive_pull(peer, replica, message)
         elif replica is not None and (by_replica := self._from_replica.get(type(message))):
             by_replica(replica, message)
-        elif peer in self._clients and (by_client := self._from_client.get(type(message))):
+        elif peer in context.rosters.clients and (by_client := self._from_client.get(type(message))):
             by_client(peer, message)
         else:
-            self.context.notify("message_out_of_role", "warning", type=type(message).__name__)
+            context.notify("message_out_of_role", "warning", type=type(message).__name__)
         return self._settle()
 
     def tick(self, now: float) -> list[Effect]:

@@ -70,11 +70,8 @@ class Models:
         names = frozenset(name for row in rows for name in row.items)
         record = self.records[version] = ModelRecord(version, len(names), names, rows)
         items = context.ledger.items
-
-        def roster_size_at(epoch: int) -> int:
-            return len(context.federation.roster_at(epoch).members)
-
-        plan = plan_fold(context.ledger.origin, rows, items.__getitem__, roster_size_at)
+        roster_size = len(context.rosters.first.members)
+        plan = plan_fold(context.ledger.origin, rows, items.__getitem__, roster_size)
         context.compute((FOLD, version), FoldJob(context.federation, self.initial, plan, self.cache))
         return record
 

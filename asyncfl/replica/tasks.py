@@ -75,7 +75,7 @@ class Tasks:
         """Signed once and sent to everybody, until the front or the patience changes."""
         context = self.context
         front, patience = context.inclusion.front, round(context.inclusion.patience.seconds * 1000)
-        roster = context.assignment.roster(front).number
+        roster = context.rosters.highest
         cached = self._front
         if cached is None or (cached.front, cached.patience, cached.roster) != (front, patience, roster):
             unsigned = Front(front=front, patience=patience, roster=roster, signature=bytes(64))

@@ -127,7 +127,7 @@ class Uploads:
                 return
             try:
                 masking.check_manifest(manifest, context.federation)
-                check_assignment(manifest, context.federation, context.assignment)
+                check_assignment(manifest, context.federation, context.rosters, context.assignment)
             except InvalidItem as error:
                 self._refuse(source, manifest, str(error))
                 return

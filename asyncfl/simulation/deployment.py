@@ -13,7 +13,7 @@ from asyncfl.client.jobs import Trainer
 from asyncfl.digest import content_digest, digest
 from asyncfl.federation import Federation, Roster
 from asyncfl.identity import Identity
-from asyncfl.messages import Settings
+from asyncfl.messages import RosterStatement, Settings
 from asyncfl.model import TrainingResult
 from asyncfl.parameters import Parameters
 from asyncfl.replica import Replica
@@ -40,6 +40,14 @@ def make_identity(seed: int, name: str) -> Identity:
     return Identity(digest("asyncfl/1/simulated-identity", seed.to_bytes(8, "little"), name.encode()))
 
 
+def sign_roster(
+    operator: Identity, deployment: bytes, number: int, start_epoch: int, members: tuple[bytes, ...]
+) -> Roster:
+    """A roster with the operator's signature; `members` ascend."""
+    body = Roster(number, start_epoch, members).digest
+    return Roster(number, start_epoch, members, operator.sign(RosterStatement.KIND, deployment, body))
+
+
 @dataclass
 class Simulation:
     """`replicas` and `clients` on one network; `speed(client, epoch)` is the seconds of a local training."""
@@ -59,14 +67,18 @@ class Simulation:
 
     def __post_init__(self) -> None:
         self.replica_ids = [make_identity(self.seed, f"replica-{j}") for j in range(self.parameters.replicas)]
+        self.operator_id = make_identity(self.seed, "operator")
         self.client_ids = [make_identity(self.seed, f"client-{i}") for i in range(self.clients)]
+        name = digest("asyncfl/1/simulation", self.seed.to_bytes(8, "little"))
+        members = tuple(sorted(identity.public for identity in self.client_ids))
         dimension = len(self.initial) // 4
         weights = dimension if self.weights is None else self.weights
         self.federation = Federation(
-            digest=digest("asyncfl/1/simulation", self.seed.to_bytes(8, "little")),
+            digest=name,
             parameters=self.parameters,
+            operator=self.operator_id.public,
             replica_keys=tuple(identity.public for identity in self.replica_ids),
-            rosters=(Roster(0, 1, tuple(sorted(identity.public for identity in self.client_ids))),),
+            rosters=(sign_roster(self.operator_id, name, 0, 1, members),),
             weights=weights,
             buffers=dimension - weights,
             initial_model=content_digest(self.initial),

@@ -70,16 +70,27 @@ def test_cells_cover_the_roster_evenly(count: int, size: int, seed: bytes) -> No
 
 
 def test_cells_change_with_the_epoch_and_the_deployment() -> None:
-    one, other = Assignment(make_federation(clients=16)), Assignment(make_federation(clients=16, seed=1))
-    assert one.cells(1) != one.cells(2)
-    assert {c for cell in one.cells(1) for c in cell} == {c for cell in one.cells(2) for c in cell}
-    assert [len(cell) for cell in one.cells(3)] == [4, 4, 4, 4]
-    assert one.cells(1) != other.cells(1)
+    federation, another = make_federation(clients=16), make_federation(clients=16, seed=1)
+    one, other, roster = Assignment(federation), Assignment(another), federation.rosters[0]
+    assert one.cells(roster, 1) != one.cells(roster, 2)
+    assert {c for cell in one.cells(roster, 1) for c in cell} == set(roster.members)
+    assert [len(cell) for cell in one.cells(roster, 3)] == [4, 4, 4, 4]
+    assert one.cells(roster, 1) != other.cells(roster, 1)
+
+
+def test_cells_change_with_the_roster() -> None:
+    federation = make_federation(clients=16)
+    assignment, roster = Assignment(federation), federation.rosters[0]
+    again = Roster(1, 9, roster.members)
+    assert assignment.cells(roster, 9) != assignment.cells(again, 9)
+    fewer = Roster(1, 9, roster.members[1:])
+    assert {c for cell in assignment.cells(fewer, 9) for c in cell} == set(roster.members[1:])
 
 
 def test_a_stranger_has_no_cell() -> None:
-    with pytest.raises(InvalidItem, match="not in the roster"):
-        Assignment(make_federation(clients=4)).cell_of(bytes(32), 1)
+    federation = make_federation(clients=4)
+    with pytest.raises(InvalidItem, match="not in roster 0"):
+        Assignment(federation).cell_of(bytes(32), federation.rosters[0], 1)
 
 
 def test_the_line_starts_at_the_cells_own_coordinator() -> None:

@@ -49,7 +49,7 @@ def make_entry(blobs: MemoryBlobs, epoch: int, cell: int, members: int, values: 
 def compute_model(
     federation: Federation, ledger: Ledger, blobs: MemoryBlobs, cache: FoldCache | None = None
 ) -> bytes:
-    plan = plan_fold(ledger.origin, ledger.rows(), ledger.items.__getitem__, lambda epoch: 16)
+    plan = plan_fold(ledger.origin, ledger.rows(), ledger.items.__getitem__, 16)
     name, size = FoldJob(federation, INITIAL, plan, cache or FoldCache()).run(blobs)
     assert size == 4 * DIMENSION
     return blobs.read(name)

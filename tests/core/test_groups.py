@@ -10,23 +10,24 @@ from asyncfl.assignment import Assignment
 from asyncfl.errors import InvalidItem
 from asyncfl.groups import check_group, choose_supporters, taken_over
 from asyncfl.messages import GroupId, LockContent, Manifest, Member
+from asyncfl.rosters import Rosters
 from tests.core.builders import make_simulation
 
 SIMULATION = make_simulation(16)
 FEDERATION = SIMULATION.federation
+ROSTER = FEDERATION.rosters[0]
 ASSIGNMENT = Assignment(FEDERATION)
 IDENTITIES = {identity.public: identity for identity in SIMULATION.client_ids}
 
 
 def make_manifest(client: bytes, epoch: int, **override: int) -> Manifest:
-    roster = ASSIGNMENT.roster(epoch)
-    cell = override.get("cell", ASSIGNMENT.cell_of(client, epoch))
+    cell = override.get("cell", ASSIGNMENT.cell_of(client, ROSTER, epoch))
     context = masking.UploadContext(
         epoch=epoch,
         cell=cell,
         coordinator=override.get("coordinator", cell % 4),
-        roster=override.get("roster", roster.number),
-        roster_digest=roster.digest,
+        roster=override.get("roster", ROSTER.number),
+        roster_digest=ROSTER.digest,
         base_version=bytes(32),
     )
     update = torch.zeros(FEDERATION.dimension)
@@ -47,7 +48,7 @@ def make_group(
 
 
 def own(epoch: int = 9, cell: int = 1, count: int = 4) -> list[Manifest]:
-    return [make_manifest(client, epoch) for client in ASSIGNMENT.cells(epoch)[cell][:count]]
+    return [make_manifest(client, epoch) for client in ASSIGNMENT.cells(ROSTER, epoch)[cell][:count]]
 
 
 def rider(epoch: int, *, besides: list[Manifest]) -> Manifest:
@@ -58,7 +59,7 @@ def rider(epoch: int, *, besides: list[Manifest]) -> Manifest:
 
 
 def check(group: tuple[LockContent, list[Manifest]]) -> None:
-    check_group(*group, FEDERATION, ASSIGNMENT)
+    check_group(*group, FEDERATION, Rosters(FEDERATION), ASSIGNMENT)
 
 
 @pytest.mark.parametrize("count", [3, 4])
@@ -86,7 +87,10 @@ BROKEN: dict[str, tuple[Callable[[], tuple[LockContent, list[Manifest]]], str]] 
         lambda: make_group([*own(count=2), *own(cell=2, count=2)]),
         "fewer than min_group|rides? only|ride",
     ),
-    "a client twice": (lambda: make_group([*own(), make_manifest(ASSIGNMENT.cells(9)[1][0], 8)]), "twice"),
+    "a client twice": (
+        lambda: make_group([*own(), make_manifest(ASSIGNMENT.cells(ROSTER, 9)[1][0], 8)]),
+        "twice",
+    ),
     "out of order": (lambda: swapped(*make_group(own())), "canonical order"),
     "too late a rider": (
         lambda: make_group([*own(epoch=12), rider(3, besides=own(epoch=12))], epoch=12),
@@ -98,14 +102,14 @@ BROKEN: dict[str, tuple[Callable[[], tuple[LockContent, list[Manifest]]], str]] 
         "only on the coordinator's own cells",
     ),
     "the wrong cell": (
-        lambda: make_group([make_manifest(c, 9, cell=2) for c in ASSIGNMENT.cells(9)[1]], cell=2),
+        lambda: make_group([make_manifest(c, 9, cell=2) for c in ASSIGNMENT.cells(ROSTER, 9)[1]], cell=2),
         "the shuffle puts its client",
     ),
     "another roster": (
-        lambda: make_group([make_manifest(c, 9, roster=7) for c in ASSIGNMENT.cells(9)[1]]),
+        lambda: make_group([make_manifest(c, 9, roster=7) for c in ASSIGNMENT.cells(ROSTER, 9)[1]]),
         "names roster 7",
     ),
-    "a cell that does not exist": (lambda: make_group(own(), cell=77), "does not exist"),
+    "a cell that does not exist": (lambda: make_group(own(), cell=77), "fewer than min_group"),
     "a coordinator that does not exist": (
         lambda: make_group(own(), coordinator=9),
         "not one of the replicas",

@@ -1,12 +1,14 @@
 """Patience, signs of life and the front."""
 
+from asyncfl.federation import Roster
 from asyncfl.inclusion import OVERDUE_FACTOR, PATIENCE_AT_FIRST, Inclusion, Patience
 
 A, B, C, D = (bytes([i]) * 32 for i in range(4))
 
 
 def four_at(epochs: dict[bytes, int], now: float = 0.0) -> Inclusion:
-    inclusion = Inclusion(roster_size=4)
+    roster = Roster(0, 1, (A, B, C, D))
+    inclusion = Inclusion(lambda epoch: roster)
     for client, epoch in epochs.items():
         inclusion.heard(client, epoch, now)
     inclusion.update(now)

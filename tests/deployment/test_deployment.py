@@ -70,7 +70,7 @@ def test_federation_holds_the_public_facts_in_order() -> None:
     assert (federation.weights, federation.buffers, federation.dimension) == (10, 3, 13)
     assert federation.initial_model == digest("model")
     assert federation.settings.local_steps == 20
-    roster = federation.roster_at(1)
+    roster = federation.rosters[0]
     assert roster.number == 0
     assert roster.members == tuple(sorted(key(f"client-{i}") for i in range(6)))
 
@@ -79,7 +79,7 @@ def test_operator_signs_every_enrolment_and_the_roster_under_the_digest() -> Non
     client = EXAMPLE.clients[2]
     body = enrolment_body(client.key, 1)
     assert verify(OPERATOR.public, "enrolment", EXAMPLE.digest, body, client.signature)
-    roster = EXAMPLE.federation().roster_at(1)
+    roster = EXAMPLE.federation().rosters[0]
     assert verify(OPERATOR.public, "roster", EXAMPLE.digest, roster.digest, EXAMPLE.roster.signature)
 
 

@@ -57,6 +57,7 @@ def make_federation(
     return Federation(
         digest=b"d" * 32,
         parameters=parameters,
+        operator=bytes(32),
         replica_keys=tuple(identity.public for identity in replica_identities(replicas)),
         rosters=(),
         weights=weights,

@@ -25,6 +25,7 @@ from asyncfl.messages import (
 )
 from asyncfl.replica.coordination import OWN
 from asyncfl.replica.models import FOLD
+from asyncfl.rosters import Rosters
 from asyncfl.simulation import Node, Simulation
 from tests.core.builders import make_parameters, make_simulation
 from tests.simulation.observer import Observer, sent
@@ -34,7 +35,8 @@ from tests.simulation.test_liveness import describe, run_to_the_end, versions
 def honest_upload(simulation: Simulation, number: int, epoch: int) -> masking.Protected:
     assignment = Assignment(simulation.federation)
     identity = simulation.client_ids[number]
-    roster, cell = assignment.roster(epoch), assignment.cell_of(identity.public, epoch)
+    roster = Rosters(simulation.federation).at(epoch)
+    cell = assignment.cell_of(identity.public, roster, epoch)
     context = masking.UploadContext(epoch, cell, cell % 4, roster.number, roster.digest, bytes(32))
     update = torch.zeros(simulation.federation.dimension)
     return masking.protect(update, context, identity, simulation.federation)
@@ -142,7 +144,8 @@ def test_a_coordinator_buys_no_vouchers_for_epochs_that_nobody_is_at() -> None:
     liar, target = simulation.replica_ids[0], network.nodes[simulation.replica_key(1)]
     deployment = simulation.federation.digest
     assignment = Assignment(simulation.federation)
-    number = next(i for i in range(16) if assignment.cell_of(simulation.client_key(i), 500) == 0)
+    roster = simulation.federation.rosters[0]
+    number = next(i for i in range(16) if assignment.cell_of(simulation.client_key(i), roster, 500) == 0)
     simulation.start()
     network.run(seconds=2)
     protected = honest_upload(simulation, number, 500)

@@ -248,10 +248,11 @@ async def test_an_older_file_is_migrated_with_its_rows(path: Path, monkeypatch: 
     before = await content(path)
     step = ("ALTER TABLE meta ADD COLUMN extra INTEGER",)
     monkeypatch.setattr(state_file, "MIGRATIONS", (*state_file.MIGRATIONS, step))
-    monkeypatch.setattr(state_file, "SCHEMA_VERSION", 2)
+    newer = len(state_file.MIGRATIONS)
+    monkeypatch.setattr(state_file, "SCHEMA_VERSION", newer)
     assert await content(path) == before
     with closing(sqlite3.connect(path)) as connection:
-        assert connection.execute("PRAGMA user_version").fetchone() == (2,)
+        assert connection.execute("PRAGMA user_version").fetchone() == (newer,)
 
 
 async def test_a_migration_that_fails_changes_nothing(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -260,7 +261,7 @@ async def test_a_migration_that_fails_changes_nothing(path: Path, monkeypatch: p
     with monkeypatch.context() as patched:
         broken = ("DELETE FROM locks", "ALTER TABLE nowhere ADD COLUMN extra INTEGER")
         patched.setattr(state_file, "MIGRATIONS", (*state_file.MIGRATIONS, broken))
-        patched.setattr(state_file, "SCHEMA_VERSION", 2)
+        patched.setattr(state_file, "SCHEMA_VERSION", len(state_file.MIGRATIONS))
         with pytest.raises(StorageError):
             await content(path)
     assert await content(path) == before
