@@ -21,10 +21,9 @@ from asyncfl.federation import Federation
 from asyncfl.ledger import compute_chain
 from asyncfl.masking import decode_sum
 from asyncfl.messages import Item, Row
+from asyncfl.optimisers import FRACTION, LIMIT, advance, start_moments
 from asyncfl.parameters import Parameters, Segment
 
-FRACTION = float(1 << 32)
-"""Row contributions are integers in units of 2^-32."""
 EXPECTED_ROWS = 5
 CACHED_STATES = 12
 
@@ -66,21 +65,23 @@ def clip_sum(opened: Tensor, members: int, federation: Federation) -> Tensor:
 
 
 def compute_contribution(sums: Iterable[tuple[Tensor, int]], expected: int, federation: Federation) -> Tensor:
-    """A row's contribution to the model, int64 [d] in units of 2^-32.
+    """A row's contribution, int64 [d] in units of 2^-32: the mean update, times the server's rate for `sgd`.
 
     `sums` are (opened sum int32 [d], number of members). The row is worth
-    ``server_lr * (sum of opened sums) / max(members present, expected)``.
+    ``rate * (sum of opened sums) / max(members present, expected)``.
     """
+    parameters = federation.parameters
+    rate = parameters.server_learning_rate if parameters.server_optimizer == "sgd" else 1.0
     total = torch.zeros(federation.dimension, dtype=torch.int64)
     members = 0
     for opened, count in sums:
         total += clip_sum(opened, count, federation)
         members += count
-    share = federation.parameters.server_learning_rate / max(members, expected, 1)
+    share = rate / max(members, expected, 1)
     values = total.to(torch.float64)
     for segment in federation.segments:
         values[segment.start : segment.stop] *= share * segment.clip / segment.bound * FRACTION
-    return values.round_().to(torch.int64)
+    return values.round_().clamp_(-LIMIT, LIMIT).to(torch.int64)
 
 
 def apply_total(initial: bytes, total: Tensor) -> bytes:
@@ -121,9 +122,9 @@ def plan_fold(
 class FoldState:
     """What the fold carries from one row to the next. Its tensors are never changed in place.
 
-    `total` is the model's displacement so far, int64 [d] in units of 2^-32. `first` and `second` are the
-    moments of the server optimiser, where it has any. `rows` counts the rows folded in; `masses` is what the
-    rows' weights depend on besides the ledger.
+    `total` is the model's displacement so far, int64 [d] in units of 2^-32. `first` and `second` are the server
+    optimiser's moments of the weights, int64 [weights], where it has any. `rows` counts the rows folded in;
+    `masses` is what the rows' weights depend on besides the ledger.
     """
 
     total: Tensor
@@ -135,7 +136,19 @@ class FoldState:
     @classmethod
     def start(cls, federation: Federation) -> FoldState:
         """Before the first row."""
-        return cls(torch.zeros(federation.dimension, dtype=torch.int64))
+        first, second = start_moments(federation.parameters, federation.weights)
+        return cls(torch.zeros(federation.dimension, dtype=torch.int64), first, second)
+
+    def after(self, contribution: Tensor, federation: Federation) -> FoldState:
+        """The state one row later. Buffers move by the mean alone: momentum would overshoot a variance."""
+        weights = federation.weights
+        step, (first, second) = advance(
+            federation.parameters, contribution[:weights], (self.first, self.second)
+        )
+        total = self.total + contribution
+        if first is not None:
+            total[:weights] = self.total[:weights] + step
+        return FoldState(total.clamp_(-int(LIMIT), int(LIMIT)), first, second, self.rows + 1)
 
 
 class FoldCache:
@@ -190,5 +203,4 @@ class FoldJob:
     def _after(self, state: FoldState, row: FoldRow, blobs: Blobs) -> FoldState:
         dimension = self.federation.dimension
         sums = ((decode_sum(blobs.read(name), dimension), members) for name, members in row.items)
-        contribution = compute_contribution(sums, row.expected, self.federation)
-        return FoldState(total=state.total + contribution, rows=state.rows + 1)
+        return state.after(compute_contribution(sums, row.expected, self.federation), self.federation)

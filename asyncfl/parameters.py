@@ -27,6 +27,17 @@ MAX_LATE_EPOCHS: Final = 8
 SMALLEST_CELL: Final = 3
 """Default cells have at least so many clients, however few there are for each replica."""
 MAX_SCALE: Final = 1 << 15
+MAX_NUMBER: Final = 1e6
+"""Largest clip and learning rate: their products stay finite, so that no NaN can enter a model."""
+OPTIMIZER_SETTINGS: Final = {
+    "server_momentum": ("momentum", "adam"),
+    "server_beta2": ("adam",),
+    "server_epsilon": ("adam",),
+}
+"""Which server optimisers a setting concerns."""
+ADAM_RATE: Final = 0.03
+"""Default server learning rate with Adam, whose steps do not shrink with the updates: about what every weight
+moves by in a row (docs/results/optimisers.md)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,11 +81,15 @@ class Parameters(BaseModel):
     min_group: int = Field(ge=1)
     max_group: int = Field(ge=1)
     window: int = Field(default=2, ge=0, le=64)
-    clip: float = Field(default=1.0, gt=0)
-    buffer_clip: float = Field(default=1.0, gt=0)
+    clip: float = Field(default=1.0, gt=0, le=MAX_NUMBER)
+    buffer_clip: float = Field(default=1.0, gt=0, le=MAX_NUMBER)
     noise_multiplier: float = Field(default=0.0, ge=0)
     malicious_allowance: int = Field(default=0, ge=0)
-    server_learning_rate: float = Field(default=1.0, gt=0)
+    server_learning_rate: float = Field(default=1.0, gt=0, le=MAX_NUMBER)
+    server_optimizer: Literal["sgd", "momentum", "adam"] = "sgd"
+    server_momentum: float = Field(default=0.9, ge=0, lt=1)
+    server_beta2: float = Field(default=0.99, ge=0, lt=1)
+    server_epsilon: float = Field(default=1e-3, ge=1e-6, le=MAX_NUMBER)
     rule: Literal["mean"] = "mean"
     allow_minority_groups: bool = False
     allow_small_private_groups: bool = False
@@ -83,6 +98,13 @@ class Parameters(BaseModel):
     @classmethod
     def for_clients(cls, clients: int, *, replicas: int = 4, byzantine: int = 1, **options: object) -> Self:
         """Defaults of section 10 for a roster of `clients`. Raises `ParameterError`."""
+        optimizer = options.get("server_optimizer", "sgd")
+        for name, users in OPTIMIZER_SETTINGS.items():
+            if name in options and optimizer not in users:
+                raise ParameterError(
+                    f"{name} does nothing with server_optimizer {optimizer!r}; leave it out, or set "
+                    f"server_optimizer to {' or '.join(users)}"
+                )
         even = min(clients // max(1, replicas), MAX_GROUP // 2)
         size = options.pop("cell_size", None) or max(even, min(clients, SMALLEST_CELL))
         if not isinstance(size, int) or size > clients:
@@ -90,6 +112,7 @@ class Parameters(BaseModel):
         values: dict[str, object] = {
             "min_group": ceil(2 * size / 3),
             "max_group": min(MAX_GROUP, max(2 * size, 1)),
+            "server_learning_rate": ADAM_RATE if optimizer == "adam" else 1.0,
             **options,
         }
         return cls.model_validate({"replicas": replicas, "byzantine": byzantine, "cell_size": size, **values})

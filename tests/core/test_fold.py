@@ -78,12 +78,13 @@ def test_the_fold_is_the_reference_to_rounding(content: dict[tuple[int, int], tu
         assert abs(float(got) - exact) <= (len(rows) + 1) / FRACTION + abs(exact) * 2**-23
 
 
+@pytest.mark.parametrize("optimizer", ["sgd", "momentum", "adam"])
 @given(entries, st.randoms(use_true_random=False))
 @settings(max_examples=40)
 def test_bits_do_not_depend_on_arrival_or_on_the_cache(
-    content: dict[tuple[int, int], tuple[int, list[int]]], random: "np.random.Generator"
+    optimizer: str, content: dict[tuple[int, int], tuple[int, list[int]]], random: "np.random.Generator"
 ) -> None:
-    federation, blobs = make_federation(), MemoryBlobs()
+    federation, blobs = make_federation(server_optimizer=optimizer), MemoryBlobs()
     items = [make_entry(blobs, e, c, members, opened) for (e, c), (members, opened) in content.items()]
     random.shuffle(items)
     cache, ledger = FoldCache(limit=3), Ledger(federation.digest)
@@ -94,8 +95,9 @@ def test_bits_do_not_depend_on_arrival_or_on_the_cache(
     assert model == compute_model(federation, ledger, blobs)
 
 
-def test_a_late_entry_is_folded_in_where_it_belongs() -> None:
-    federation, blobs = make_federation(), MemoryBlobs()
+@pytest.mark.parametrize("optimizer", ["sgd", "momentum", "adam"])
+def test_a_late_entry_is_folded_in_where_it_belongs(optimizer: str) -> None:
+    federation, blobs = make_federation(server_optimizer=optimizer), MemoryBlobs()
     items = [make_entry(blobs, epoch, 0, 4, [epoch * 1000] * DIMENSION) for epoch in (1, 2, 3)]
     models = set()
     for order in permutations(items):
