@@ -44,8 +44,8 @@ from asyncfl.digest import digest
 from asyncfl.errors import ConfigurationError, ParameterError
 from asyncfl.federation import Federation, Roster
 from asyncfl.identity import Identity, verify
-from asyncfl.messages import Settings
 from asyncfl.parameters import Parameters
+from asyncfl.schedule import Schedule
 from asyncfl.toml_errors import explain
 from asyncfl.wire import pack
 
@@ -73,14 +73,6 @@ class TaskEntry(Section):
     factory: Annotated[str, Field(min_length=1, max_length=400)]
     seed: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0
     options: Options = Field(default_factory=dict)
-
-
-class TrainingEntry(Section):
-    """Local training; `local_steps` 0 means one pass over the client's data."""
-
-    learning_rate: Annotated[float, Field(ge=0, le=1e6)]
-    local_steps: Annotated[int, Field(ge=0, le=1_000_000)] = 0
-    batch_size: Annotated[int, Field(ge=1, le=1_000_000)] = 32
 
 
 class PrivacyEntry(Section):
@@ -121,7 +113,7 @@ class Deployment(Section):
     parameters: Parameters
     model: ModelEntry
     task: TaskEntry
-    training: TrainingEntry
+    training: Schedule
     privacy: PrivacyEntry | None = None
     roster: RosterEntry
     # TOML arrays arrive as lists, so these are not taken strictly.
@@ -249,8 +241,11 @@ class Deployment(Section):
     def render(self) -> str:
         """TOML text that `parse` reads back to an equal deployment."""
         content = self.model_dump(mode="python", exclude_none=True)
+        # TOML lets nobody add [[rosters]] or [[training.changes]] to an empty array.
         if not self.rosters:
             del content["rosters"]
+        if not self.training.changes:
+            del content["training"]["changes"]
         return tomli_w.dumps(content)
 
     @cached_property
@@ -288,11 +283,7 @@ class Deployment(Section):
             weights=self.model.weights,
             buffers=self.model.buffers,
             initial_model=self.model.digest,
-            settings=Settings(
-                learning_rate=self.training.learning_rate,
-                local_steps=self.training.local_steps,
-                batch_size=self.training.batch_size,
-            ),
+            schedule=self.training,
         )
 
     @cached_property

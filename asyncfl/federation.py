@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from asyncfl.digest import digest
-from asyncfl.messages import Settings
 from asyncfl.parameters import Parameters, Segment
+from asyncfl.schedule import Schedule
 from asyncfl.wire import pack
 
 
@@ -40,7 +40,8 @@ class Federation:
     `operator` is the Ed25519 key that signs rosters. `replica_keys[j]` is replica j's (its Shamir point is j+1).
     `weights` and `buffers` count the floating coordinates of the model's parameters and buffers; the flat model
     has their sum, weights first. `initial_model` is the content digest of its canonical bytes (float32,
-    little-endian).
+    little-endian). `schedule` is what this party's own file says of local training; others' may say something
+    else (`asyncfl.client.work`).
     """
 
     digest: bytes
@@ -52,7 +53,7 @@ class Federation:
     weights: int
     buffers: int
     initial_model: bytes
-    settings: Settings
+    schedule: Schedule
 
     @property
     def dimension(self) -> int:

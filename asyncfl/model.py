@@ -218,13 +218,16 @@ class TrainingResult:
     """What one local training gives.
 
     `update`: float32 [dimension], trained minus received, on the training device. `examples`: how many the
-    client holds (FedAvg's weight). `loss`: mean training loss. `seconds`: wall time.
+    client holds (FedAvg's weight). `loss`: mean training loss. `seconds`: wall time. `steps`: done, of `planned`;
+    both 0 where the task does not count them.
     """
 
     update: Tensor
     examples: int
     loss: float
     seconds: float
+    steps: int = 0
+    planned: int = 0
 
 
 def _is_inexact(tensor: Tensor) -> bool:

@@ -62,7 +62,7 @@ def run(
 
     `task`: `digits`, `npz:PATH` or `module:factory`; the module must be found from the current directory, on
     PYTHONPATH or among the installed ones, because other processes import it. `directory`: absent or empty
-    (None: a new temporary one). `training` has `learning_rate`, `local_steps`, `batch_size`; `parameters` any
+    (None: a new temporary one). `training` has any key of `[training]`, `parameters` any
     key of `[parameters]`; what they leave out suits the task. `client_processes` (None: at most 4) share the
     clients. `baseline`: also train FedAvg. `progress`: lines on standard error.
 

@@ -17,9 +17,9 @@ from asyncfl import masking
 from asyncfl.digest import keystream
 from asyncfl.federation import Federation
 from asyncfl.identity import Identity
-from asyncfl.messages import Settings
 from asyncfl.parameters import Parameters
 from asyncfl.ring import public_polynomials, transform
+from asyncfl.schedule import Schedule
 
 _STREAM_PIECE: Final = 1 << 18
 """The cipher is measured in pieces that stay in the cache: its best case."""
@@ -110,7 +110,7 @@ def _federation(dim: int, noise: float) -> Federation:
         weights=dim,
         buffers=0,
         initial_model=bytes(32),
-        settings=Settings(learning_rate=0.1, local_steps=1, batch_size=1),
+        schedule=Schedule(learning_rate=0.1, local_steps=1, batch_size=1),
     )
 
 

@@ -98,7 +98,7 @@ def create_deployment(root: Path, wanted: NewDeployment) -> DeploymentDirectory:
             buffers=workbench.layout.buffers,
         ),
         task={"factory": wanted.task, "seed": wanted.seed, "options": dict(wanted.task_options)},
-        training={**task_defaults(wanted.task).settings.model_dump(), **wanted.training},
+        training={**task_defaults(wanted.task).schedule.model_dump(exclude_none=True), **wanted.training},
         replicas={name: (urls[name], keys[name]) for name in replica_names},
         clients={name: keys[name] for name in client_names},
         privacy=None if wanted.epsilon is None else PrivacyEntry(epsilon=wanted.epsilon, delta=wanted.delta),

@@ -77,7 +77,7 @@ def train_federated(seed: int, epochs: int, *, preset: str = "standard") -> tupl
         workbench.trainers(range(CLIENTS)),
         initial=workbench.initial,
         weights=workbench.layout.weights,
-        settings=defaults.settings,
+        schedule=defaults.schedule,
         epochs=epochs,
         seed=seed,
     )
@@ -88,9 +88,9 @@ def compare(seed: int, epochs: int, *, preset: str = "standard") -> Pair:
     """Train both sides of one pair, and FedAvg once more."""
     started = time.perf_counter()
     run, workbench = train_federated(seed, epochs, preset=preset)
-    settings = task_defaults(TASK).settings
+    schedule = task_defaults(TASK).schedule
     plain, again = (
-        fedavg_baseline(workbench.task, CLIENTS, epochs, settings, chosen, evaluate_every=epochs)["accuracy"]
+        fedavg_baseline(workbench.task, CLIENTS, epochs, schedule, chosen, evaluate_every=epochs)["accuracy"]
         for chosen in (seed, seed + OTHER_SEED)
     )
     return Pair(

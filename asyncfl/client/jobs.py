@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 
 from asyncfl import masking
+from asyncfl.client.work import normalised
 from asyncfl.digest import content_digest
 from asyncfl.effects import Blobs
 from asyncfl.errors import UpdateError
@@ -30,15 +31,23 @@ class Trained:
     manifest: Manifest
     examples: int
     loss: float
+    steps: int
+    planned: int
     norm: float
-    """L2 norm of the update before clipping."""
+    """L2 norm of the update, normalised to the planned steps, before clipping."""
     zeroed: bool
     """The update held NaN or infinities, and zeros go out in its place."""
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """Plain values for the client's log."""
+        facts = {"loss": round(self.loss, 4), "norm": round(self.norm, 4), "examples": self.examples}
+        return {**facts, "steps": self.steps, "planned": self.planned} if self.steps else facts
 
 
 @dataclass(frozen=True, slots=True)
 class TrainAndProtect:
-    """Train from the model blob, mask, add noise. Raises `UpdateError` for an unusable update without DP.
+    """Train from the model blob, normalise, mask, add noise. Raises `UpdateError` for an unusable update without DP.
 
     With DP on, data never decides whether a client sends: an update with NaN or infinities goes out as zeros
     plus noise (protocol section 7).
@@ -53,7 +62,7 @@ class TrainAndProtect:
 
     def run(self, blobs: Blobs) -> Trained:
         result = self.trainer.train(blobs.read(self.model), self.settings, self.context.epoch)
-        update, zeroed = result.update, False
+        update, zeroed = normalised(result, self.federation.weights), False
         if not bool(torch.isfinite(update).all()):
             if self.federation.parameters.noise_multiplier == 0:
                 raise UpdateError(
@@ -68,4 +77,6 @@ class TrainAndProtect:
         if content_digest(protected.payload) != protected.manifest.core.upload:
             raise UpdateError("the payload does not match its manifest: this is a bug")
         norm = float(torch.linalg.vector_norm(update.to(torch.float64)))
-        return Trained(protected.manifest, result.examples, result.loss, norm, zeroed)
+        return Trained(
+            protected.manifest, result.examples, result.loss, result.steps, result.planned, norm, zeroed
+        )

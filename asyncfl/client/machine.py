@@ -26,6 +26,7 @@ from asyncfl import masking
 from asyncfl.assignment import Assignment
 from asyncfl.client.fronts import Fronts
 from asyncfl.client.jobs import TrainAndProtect, Trained, Trainer
+from asyncfl.client.work import Work
 from asyncfl.effects import (
     Compute,
     DeleteBlob,
@@ -112,6 +113,7 @@ class Client:
         self.rosters = Rosters(federation)
         self.assignment = Assignment(federation)
         self.fronts = Fronts(federation.parameters)
+        self.work = Work(federation.schedule)
         self.now = 0.0
         self._effects: list[Effect] = []
         self._connected: set[bytes] = set()
@@ -243,9 +245,8 @@ class Client:
                 roster_digest=roster.digest,
                 base_version=self._task.certificate.version,
             )
-            job = TrainAndProtect(
-                digest, self.trainer, self._task.settings, context, self.identity, self.federation
-            )
+            settings = self.work.settings(self.epoch, self._task.settings)
+            job = TrainAndProtect(digest, self.trainer, settings, context, self.identity, self.federation)
             self._effects.append(Compute((TRAIN, self.epoch), job))
         return self._take()
 
@@ -392,6 +393,8 @@ class Client:
             )
             self._ask_from(self._place + 1)
             return
+        if differing := self.work.differences(replica, message.epoch, message.settings):
+            self._notify("settings_ignored", "warning", replica=replica, epoch=message.epoch, asked=differing)
         self.state, self._task, self._task_from = State.TRAINING, message, replica
         self._fetching = certificate.model
         self._waiting_for = f"the model from replica {replica}"
@@ -438,10 +441,7 @@ class Client:
         self._waiting_for = f"replica {self._target} to store the upload of epoch {self.epoch}"
         if result.zeroed:
             self._notify("update_zeroed", "warning", epoch=self.epoch)
-        self._notify(
-            "trained", epoch=self.epoch, loss=round(result.loss, 4), norm=round(result.norm, 4),
-            examples=result.examples,
-        )  # fmt: skip
+        self._notify("trained", epoch=self.epoch, **result.facts)
         self._next_place = self._place
         self._send_upload()
 

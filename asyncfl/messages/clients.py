@@ -74,11 +74,15 @@ class Wait(Wire):
 
 
 class Settings(Wire):
-    """How to train: learning rate, steps (0: one pass over the data), batch size."""
+    """How to train: learning rate, steps planned (0: one pass over the data), batch size, FedProx's mu (0: off);
+    and how much work it may be at most, in seconds and in steps (0: no bound)."""
 
     learning_rate: Annotated[float, Ge(0), Le(1e6)]
     local_steps: Annotated[int, Ge(0), Le(1_000_000)]
     batch_size: Annotated[int, Ge(1), Le(1_000_000)]
+    proximal: Annotated[float, Ge(0), Le(1e6)] = 0.0
+    seconds: Annotated[float, Ge(0), Le(1e7)] = 0.0
+    most_steps: Annotated[int, Ge(0), Le(1_000_000)] = 0
 
 
 class Certificate(Wire):

@@ -107,7 +107,7 @@ class Tasks:
         context.inclusion.tasked(client, epoch, context.now)
         task = Task(
             epoch=epoch, certificate=latest.certificate, model_bytes=latest.size,
-            settings=context.federation.settings,
+            settings=context.federation.schedule.settings_at(epoch),
         )  # fmt: skip
         context.send(client, task)
         return None

@@ -17,6 +17,7 @@ from asyncfl.messages import RosterStatement, Settings
 from asyncfl.model import TrainingResult
 from asyncfl.parameters import Parameters
 from asyncfl.replica import Replica
+from asyncfl.schedule import Schedule
 from asyncfl.simulation.network import Durable, Network, Node
 
 JOB_SECONDS = 0.01
@@ -56,8 +57,8 @@ class Simulation:
     clients: int
     seed: int = 0
     initial: bytes = bytes(4 * 100)
-    settings: Settings = field(
-        default_factory=lambda: Settings(learning_rate=0.1, local_steps=1, batch_size=1)
+    schedule: Schedule = field(
+        default_factory=lambda: Schedule(learning_rate=0.1, local_steps=1, batch_size=1)
     )
     trainer: Callable[[int], Trainer] | None = None
     speed: Callable[[int, int], float] = lambda client, epoch: 0.5
@@ -82,7 +83,7 @@ class Simulation:
             weights=weights,
             buffers=dimension - weights,
             initial_model=content_digest(self.initial),
-            settings=self.settings,
+            schedule=self.schedule,
         )
         replica_keys = set(self.federation.replica_keys)
         self.network = Network(self.seed, linked=lambda a, b: a.key in replica_keys or b.key in replica_keys)

@@ -19,6 +19,7 @@ from asyncfl.errors import DeadlineExceeded
 from asyncfl.messages import Settings
 from asyncfl.model import TrainingResult
 from asyncfl.parameters import Parameters
+from asyncfl.schedule import Schedule
 from asyncfl.simulation.deployment import Simulation
 
 SLOWEST_SECONDS = 2.0
@@ -65,7 +66,7 @@ def federate(
     *,
     initial: bytes,
     weights: int,
-    settings: Settings,
+    schedule: Schedule,
     epochs: int,
     seed: int,
 ) -> Federated:
@@ -87,7 +88,7 @@ def federate(
         clients,
         seed=seed,
         initial=initial,
-        settings=settings,
+        schedule=schedule,
         trainer=lambda client: Recorder(trainers[client], client, updates),
         speed=speed,
         last_epoch=epochs,

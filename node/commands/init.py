@@ -31,6 +31,12 @@ def init(
         typer.Option(min=0, help="Local batches; 0: one pass.", show_default="depends on the task"),
     ] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, show_default="depends on the task")] = None,
+    training: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY=VALUE", help="Any key of \\[training], such as decay=cosine or proximal=0.1."
+        ),
+    ] = None,
     parameter: Annotated[
         list[str] | None,
         typer.Option(metavar="KEY=VALUE", help="Any key of \\[parameters], such as clip=2.0 or cell_size=8."),
@@ -75,11 +81,14 @@ def init(
 
     asyncfl init run --task mytask:make --learning-rate 0.05 --local-steps 20 --parameter clip=5.0
 
+    asyncfl init run --training decay=cosine --training decay_epochs=40 --training seconds=30
+
     asyncfl init run --clients 1300 --epsilon 4 --epochs 60 --malicious-fraction 0.05
 
     asyncfl init run --public-keys pubs --url replica-0=ws://a.example:7000 --url replica-1=ws://...
     """
-    chosen = {"learning_rate": learning_rate, "local_steps": local_steps, "batch_size": batch_size}
+    named = {"learning_rate": learning_rate, "local_steps": local_steps, "batch_size": batch_size}
+    chosen = {key: value for key, value in named.items() if value is not None}
     wanted = NewDeployment(
         replicas=replicas,
         clients=clients,
@@ -88,7 +97,7 @@ def init(
         seed=seed,
         task_options=key_values("--task-option", task_option or ()),
         parameters=key_values("--parameter", parameter or ()),
-        training={key: value for key, value in chosen.items() if value is not None},
+        training=_joined(chosen, key_values("--training", training or ())),
         epsilon=epsilon,
         delta=delta,
         epochs=epochs,
@@ -142,6 +151,13 @@ def _privacy(used: Parameters, budget: PrivacyEntry | None, epochs: int | None, 
         f"epsilon {budget.epsilon:g} at delta {budget.delta:g} for {epochs} uploads of each client: noise multiplier "
         f"{used.noise_multiplier:.4g}; {assumed}"
     )
+
+
+def _joined(named: dict[str, Any], others: dict[str, Any]) -> dict[str, Any]:
+    """Options of their own and --training KEY=VALUE together. Raises `ConfigurationError` for one given twice."""
+    for key in named.keys() & others.keys():
+        raise ConfigurationError(f"--training {key} and --{key.replace('_', '-')} are the same: give one")
+    return {**named, **others}
 
 
 def _urls(pairs: tuple[()] | list[str]) -> dict[str, str]:

@@ -14,8 +14,10 @@ from typing import Final
 import torch
 from torch import Tensor
 
+from asyncfl.client.work import normalised
 from asyncfl.model import flat_from_bytes, model_bytes
 from node.experiment.configuration import Experiment
+from node.experiment.pace import PacedTrainer
 from node.experiment.scene import Scene
 
 ROUND_TRIP: Final = 0.055
@@ -78,14 +80,20 @@ class _Server:
             self.outcome.virtual_seconds = now
 
 
+def _train(scene: Scene, trainer: PacedTrainer, model: bytes, number: int) -> Tensor:
+    """A client's update, normalised as those of asyncfl are."""
+    result = trainer.train(model, scene.schedule.settings_at(number), number)
+    return normalised(result, scene.workbench.layout.weights)
+
+
 def run_fedavg(scene: Scene) -> None:
     """Rounds of all clients present at their start; a round lasts as long as its slowest training.
 
     A client that leaves during a round is noticed at once, and its upload lost: a real barrier would have to
     wait for a timeout.
     """
-    experiment, speed, outcome = scene.experiment, scene.speed, scene.outcome
-    settings, trainers = experiment.settings(), scene.trainers()
+    experiment, speed, outcome = scene.experiment, scene.pace.seconds, scene.outcome
+    trainers = scene.trainers()
     server, presence, limit = _Server(scene), Presence.of(experiment), experiment.seconds
     now, number = 0.0, 0
     while experiment.epochs is None or number < experiment.epochs:
@@ -99,7 +107,7 @@ def run_fedavg(scene: Scene) -> None:
             break
         if server.judge_until(end):
             return
-        results = [trainers[client].train(server.model, settings, number).update for client in stay]
+        results = [_train(scene, trainers[client], server.model, number) for client in stay]
         outcome.sent += len(stay)
         if results:
             server.apply(torch.stack(results).mean(0), [(client, server.uploads) for client in stay])
@@ -112,8 +120,8 @@ def run_fedbuff(scene: Scene) -> None:
 
     Weights fall with staleness s (in steps) as 1/sqrt(1+s). Source: Nguyen et al. 2022 (arXiv 2106.06639).
     """
-    experiment, speed, outcome = scene.experiment, scene.speed, scene.outcome
-    settings, trainers = experiment.settings(), scene.trainers()
+    experiment, speed, outcome = scene.experiment, scene.pace.seconds, scene.outcome
+    trainers = scene.trainers()
     server, presence, limit = _Server(scene), Presence.of(experiment), experiment.seconds
     size = scene.run.buffer or experiment.parameters().min_group
     total = None if experiment.epochs is None else experiment.epochs * experiment.clients
@@ -133,7 +141,7 @@ def run_fedbuff(scene: Scene) -> None:
             return
         if task:
             model, base, version = bases[client]
-            update = trainers[client].train(model, settings, task).update
+            update = _train(scene, trainers[client], model, task)
             outcome.sent += 1
             buffer.append((update / sqrt(1 + server.version - version), client, base))
         if len(buffer) == size:

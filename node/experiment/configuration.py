@@ -9,8 +9,20 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from asyncfl.errors import ConfigurationError, StorageError
-from asyncfl.messages import Settings
 from asyncfl.parameters import Parameters
+from asyncfl.schedule import (
+    BatchSize,
+    Change,
+    Decay,
+    DecayEpochs,
+    DecayFactor,
+    Floor,
+    LearningRate,
+    Proximal,
+    Schedule,
+    Seconds,
+    Steps,
+)
 from asyncfl.toml_errors import explain
 from node.training.defaults import task_defaults
 
@@ -105,11 +117,20 @@ class Outage(_Section):
 
 
 class Training(_Section):
-    """Local training; what is absent is the task's own."""
+    """Local training, as in a deployment file (`asyncfl.schedule`); what is absent is the task's own."""
 
-    learning_rate: Positive | None = None
-    local_steps: Annotated[int, Field(ge=0)] | None = None
-    batch_size: Annotated[int, Field(ge=1)] | None = None
+    learning_rate: LearningRate | None = None
+    local_steps: Steps | None = None
+    batch_size: BatchSize | None = None
+    proximal: Proximal | None = None
+    seconds: Seconds | None = None
+    most_steps: Steps | None = None
+    warmup_epochs: Annotated[int, Field(ge=0, le=1_000_000)] | None = None
+    decay: Decay | None = None
+    decay_epochs: DecayEpochs | None = None
+    decay_factor: DecayFactor | None = None
+    decay_floor: Floor | None = None
+    changes: list[Change] | None = None
 
 
 class Run(_Section):
@@ -119,6 +140,8 @@ class Run(_Section):
     method: Literal["asyncfl", "fedbuff", "fedavg"] = "asyncfl"
     speeds: Speeds | None = None
     """In place of the experiment's."""
+    training: Training = Training()
+    """Keys that replace the experiment's."""
     window: Annotated[int, Field(ge=0, le=64)] | None = None
     """asyncfl: epochs that a client may run ahead of the slowest live one."""
     buffer: Annotated[int, Field(ge=1)] | None = None
@@ -182,10 +205,16 @@ class Experiment(_Section):
     def all_speeds(self) -> list[Speeds]:
         return [self.speeds, *(run.speeds for run in self.run if run.speeds is not None)]
 
-    def settings(self) -> Settings:
-        """Local training: the task's own, with what the file says."""
-        given = self.training.model_dump(exclude_none=True)
-        return task_defaults(self.task).settings.model_copy(update=given)
+    def schedule(self, run: Run) -> Schedule:
+        """Local training: the task's own, with what the file says, and what it says of this run.
+
+        Raises pydantic's `ValidationError` when that does not go together.
+        """
+        layers = (task_defaults(self.task).schedule, self.training, run.training)
+        merged = {
+            key: value for layer in layers for key, value in layer.model_dump(exclude_none=True).items()
+        }
+        return Schedule.model_validate(merged)
 
     def parameters(self, window: int | None = None) -> Parameters:
         """The protocol's parameters. Raises `ParameterError`."""
@@ -211,7 +240,7 @@ class Experiment(_Section):
 def read_experiment(path: Path, *, reduced: bool = False) -> Experiment:
     """The experiment in `path`; `reduced`: with the keys of its table `[reduced]` in place of its own.
 
-    Raises `ConfigurationError` naming file, line and key; `StorageError` when it cannot be read.
+    Raises `ConfigurationError` naming file and key (mostly the line, too); `StorageError` when it cannot be read.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -234,4 +263,9 @@ def read_experiment(path: Path, *, reduced: bool = False) -> Experiment:
         raise ConfigurationError(explain(error, Experiment, str(path), text)) from None
     for run in experiment.run:
         experiment.parameters(run.window)
+        try:
+            experiment.schedule(run)
+        except ValidationError as error:
+            reason = error.errors(include_url=False)[0]["msg"].removeprefix("Value error, ")
+            raise ConfigurationError(f"{path}: [training] of run {run.name!r}: {reason}") from None
     return experiment

@@ -7,6 +7,7 @@ from functools import partial
 from typing import Final
 
 from asyncfl.client import Client
+from asyncfl.client.jobs import Trainer
 from asyncfl.client.machine import State
 from asyncfl.digest import content_digest
 from asyncfl.effects import Table
@@ -16,7 +17,6 @@ from asyncfl.replica import Replica
 from asyncfl.simulation import Simulation
 from node.experiment.configuration import Experiment
 from node.experiment.scene import Scene
-from node.training.workbench import Trainer
 
 OBSERVE_SECONDS: Final = 0.1
 QUIET_SECONDS: Final = 15.0
@@ -123,14 +123,15 @@ class _Watch:
 
 def run_asyncfl(scene: Scene) -> None:
     """By epochs until everybody rests, or for the seconds of the file, or to its target."""
-    experiment, workbench, speed, outcome = scene.experiment, scene.workbench, scene.speed, scene.outcome
+    experiment, workbench, outcome = scene.experiment, scene.workbench, scene.outcome
+    speed = scene.pace.seconds
     trainers, watch = scene.trainers(), _Watch(scene)
     simulation = Simulation(
         experiment.parameters(scene.run.window),
         experiment.clients,
         seed=scene.seed,
         initial=workbench.initial,
-        settings=experiment.settings(),
+        schedule=scene.schedule,
         trainer=lambda client: _Witness(trainers[client], client, watch),
         speed=speed,
         last_epoch=experiment.epochs,

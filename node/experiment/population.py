@@ -96,7 +96,7 @@ class Only:
         self.whole.prepare(clients)
 
 
-def make_task(experiment: Experiment, seed: int) -> SupervisedTask:
+def make_task(experiment: Experiment, seed: int, clock: Callable[[], float]) -> SupervisedTask:
     """The task, its training examples shared out as the experiment says. Raises `ConfigurationError`."""
     task = load_task(experiment.task, clients=1, seed=seed)
     if not isinstance(task, SupervisedTask):
@@ -106,7 +106,8 @@ def make_task(experiment: Experiment, seed: int) -> SupervisedTask:
         )
     labels = task.examples.client(0)[1].numpy()
     parts = split(labels, experiment.clients, experiment.partition, seed)
-    return SupervisedTask(task.build, Split(task.examples, [torch.from_numpy(part) for part in parts]))
+    examples = Split(task.examples, [torch.from_numpy(part) for part in parts])
+    return SupervisedTask(task.build, examples, clock=clock)
 
 
 def split(labels: NDArray[np.int64], clients: int, wanted: Partition, seed: int) -> list[NDArray[np.int64]]:

@@ -64,7 +64,7 @@ def main(root: Path) -> None:
             task,
             len(deployment.first_clients),
             rounds,
-            deployment.federation().settings,
+            deployment.training,
             deployment.task.seed,
             evaluate_every=rounds,
             on_round=lambda number, _: answer({"progress": number, "of": rounds}),

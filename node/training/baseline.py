@@ -1,7 +1,8 @@
 """Plain synchronous FedAvg in one process: what the federated run is measured against.
 
 Same data split, same local training, same number of client updates; every client takes part in every
-round, updates are averaged with equal weight. No clipping, no masking, no noise.
+round, updates are averaged with equal weight. No clipping, no masking, no noise, and no budget for local work: what
+every client could do if it had the time.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ import torch
 
 from asyncfl.digest import content_digest
 from asyncfl.errors import ConfigurationError
-from asyncfl.messages import Settings
 from asyncfl.model import flat_from_bytes, model_bytes
+from asyncfl.schedule import Schedule
 from node.training.task import Task
 from node.training.workbench import Workbench
 
@@ -24,7 +25,7 @@ def fedavg_baseline(
     task: Task,
     clients: int,
     rounds: int,
-    settings: Settings,
+    schedule: Schedule,
     seed: int,
     *,
     evaluate_every: int = 1,
@@ -48,6 +49,7 @@ def fedavg_baseline(
     losses: list[float] = []
     training_seconds = 0.0
     for number in range(1, rounds + 1):
+        settings = schedule.settings_at(number).model_copy(update={"seconds": 0.0, "most_steps": 0})
         results = [trainers[client].train(model, settings, number - 1) for client in range(clients)]
         updates = torch.stack([result.update for result in results])
         flat = flat_from_bytes(model, workbench.layout.dimension)

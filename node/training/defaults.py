@@ -10,21 +10,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from asyncfl.messages import Settings
+from asyncfl.schedule import Schedule
 
 
 @dataclass(frozen=True, slots=True)
 class TaskDefaults:
     """`clip` and `buffer_clip` are L2 norms in model units, for `asyncfl.parameters.Parameters`."""
 
-    settings: Settings
+    schedule: Schedule
     clip: float
     buffer_clip: float = 1.0
 
 
-DIGITS: Final = TaskDefaults(Settings(learning_rate=0.3, local_steps=20, batch_size=16), clip=3.2)
-IMAGES: Final = TaskDefaults(Settings(learning_rate=0.05, local_steps=20, batch_size=32), clip=3.5)
-OTHER: Final = TaskDefaults(Settings(learning_rate=0.05, local_steps=0, batch_size=32), clip=1.0)
+DIGITS: Final = TaskDefaults(Schedule(learning_rate=0.3, local_steps=20, batch_size=16), clip=3.2)
+IMAGES: Final = TaskDefaults(Schedule(learning_rate=0.05, local_steps=20, batch_size=32), clip=3.5)
+OTHER: Final = TaskDefaults(Schedule(learning_rate=0.05, local_steps=0, batch_size=32), clip=1.0)
 """For own tasks: a place to start from, one pass over the client's data."""
 
 

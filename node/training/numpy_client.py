@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from asyncfl.errors import ConfigurationError
 from asyncfl.messages import Settings
 from node.training.supervised import check_client
+from node.training.task import LocalTraining
 
 Arrays: TypeAlias = list[NDArray[Any]]
 Config: TypeAlias = dict[str, Any]
@@ -35,9 +36,11 @@ class NumPyClient(Protocol):
     ) -> tuple[Sequence[NDArray[Any]], int, Mapping[str, Any]]:
         """Train from `parameters`. Returns (new parameters, examples held, metrics).
 
-        `config` has `learning_rate`, `local_steps` (0: one pass), `batch_size`, `epoch`, `client` (its
-        number, from 0) and `seed`, a number in [0, 2^63) that is another one for every client and epoch and
-        the same when the run is repeated. The metric `loss`, where present, goes to the client's log.
+        `config` has `learning_rate`, `local_steps` (0: one pass), `batch_size`, `proximal_mu` (0: off),
+        `seconds` and `most_steps` (a budget; 0: none), `epoch`, `client` (its number, from 0) and `seed`, a
+        number in [0, 2^63) that is another one for every client and epoch and the same when the run is
+        repeated. The metric `loss`, where present, goes to the client's log. A fit that ends early says so
+        by the metrics `steps` and `planned` (which is `local_steps` where that is not 0).
         """
         ...
 
@@ -96,18 +99,19 @@ class NumPyTask:
     def model(self) -> nn.Module:
         return CarriedArrays(self._client(0).get_parameters({}))
 
-    def train(
-        self, module: nn.Module, client_index: int, settings: Settings, epoch: int
-    ) -> tuple[int, float]:
+    def train(self, module: nn.Module, client_index: int, settings: Settings, epoch: int) -> LocalTraining:
         """Calls `fit`. Raises `ConfigurationError` when it returns something else than it should."""
         carried = _carried(module)
         # The generator is seeded for every training, by seed, client and epoch.
         seed = int(torch.randint(2**63 - 1, ()))
-        config = {**settings.model_dump(), "epoch": epoch, "client": client_index, "seed": seed}
+        config = settings.model_dump(exclude={"proximal"})
+        config |= {"proximal_mu": settings.proximal, "epoch": epoch, "client": client_index, "seed": seed}
         outcome = self._client(client_index).fit(carried.arrays(), config)
         arrays, examples, metrics = _three("fit", "(parameters, examples, metrics)", outcome)
         carried.take(arrays)
-        return int(examples), float(metrics.get("loss", nan))
+        steps = int(metrics.get("steps", 0))
+        planned = int(metrics.get("planned", settings.local_steps or steps)) if steps else 0
+        return LocalTraining(int(examples), float(metrics.get("loss", nan)), steps, planned)
 
     def evaluate(self, module: nn.Module) -> float:
         carried = _carried(module)

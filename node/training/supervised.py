@@ -8,6 +8,7 @@ The built-in tasks are made of this; one's own can be, too::
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Collection, Iterator
 from typing import Final, Protocol
 
@@ -17,6 +18,7 @@ from torch.nn.functional import cross_entropy
 
 from asyncfl.errors import ConfigurationError
 from asyncfl.messages import Settings
+from node.training.task import LocalTraining
 
 EVALUATION_BATCH: Final = 512
 
@@ -38,11 +40,21 @@ class Examples(Protocol):
 
 
 class SupervisedTask:
-    """A classification task. `build` makes a module that maps inputs [b, ...] to logits [b, classes]."""
+    """A classification task. `build` makes a module that maps inputs [b, ...] to logits [b, classes].
 
-    def __init__(self, build: Callable[[], nn.Module], examples: Examples) -> None:
+    `clock` gives the seconds that a training's budget is measured in: virtual ones in an experiment.
+    """
+
+    def __init__(
+        self,
+        build: Callable[[], nn.Module],
+        examples: Examples,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.build = build
         self.examples = examples
+        self.clock = clock
 
     def model(self) -> nn.Module:
         return self.build()
@@ -50,26 +62,39 @@ class SupervisedTask:
     def prepare(self, clients: Collection[int]) -> None:
         self.examples.prepare(clients)
 
-    def train(
-        self, module: nn.Module, client_index: int, settings: Settings, epoch: int
-    ) -> tuple[int, float]:
-        """SGD without momentum, `local_steps` batches (0: one pass) in an order drawn anew each time."""
+    def train(self, module: nn.Module, client_index: int, settings: Settings, epoch: int) -> LocalTraining:
+        """SGD without momentum, `local_steps` batches (0: one pass) in an order drawn anew each time.
+
+        `proximal` mu adds mu * (w - w received) to the gradient (FedProx, arXiv 1812.06127). The budget is
+        looked at after each batch, so that at least one is done.
+        """
         device = _device(module)
         inputs, labels = (tensor.to(device) for tensor in self.examples.client(client_index))
         parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+        mu = settings.proximal
+        received = [parameter.detach().clone() for parameter in parameters] if mu else parameters
         total, steps = torch.zeros((), device=device), 0
+        started = self.clock()
         for batch in batches(len(labels), settings.batch_size, settings.local_steps):
             chosen = batch.to(device)
             loss = cross_entropy(module(inputs[chosen]), labels[chosen])
             # By hand: torch.optim imports its compiler on first use, over a second in every process.
             gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
             with torch.no_grad():
-                for parameter, gradient in zip(parameters, gradients, strict=True):
+                for parameter, gradient, start in zip(parameters, gradients, received, strict=True):
                     if gradient is not None:
-                        parameter.sub_(gradient, alpha=settings.learning_rate)
+                        step = gradient + mu * (parameter - start) if mu else gradient
+                        parameter.sub_(step, alpha=settings.learning_rate)
                 total += loss.detach()
             steps += 1
-        return len(labels), float(total) / steps
+            if steps == settings.most_steps or (settings.seconds and self._is_over(started, settings, total)):
+                break
+        planned = planned_steps(len(labels), settings)
+        return LocalTraining(len(labels), float(total) / steps, steps, planned)
+
+    def _is_over(self, started: float, settings: Settings, total: Tensor) -> bool:
+        total.item()  # A CUDA device is waited for: what is only queued has not been done.
+        return self.clock() - started >= settings.seconds
 
     @torch.no_grad()
     def evaluate(self, module: nn.Module) -> float:
@@ -102,6 +127,14 @@ def batches(count: int, batch_size: int, steps: int) -> Iterator[Tensor]:
                 return
         if steps == 0:
             return
+
+
+def planned_steps(count: int, settings: Settings) -> int:
+    """How many batches `batches` gives a client with `count` examples when no budget ends it."""
+    if settings.local_steps:
+        return settings.local_steps
+    whole, rest = divmod(count, settings.batch_size)
+    return max(1, whole + (rest > 1 or (rest == 1 and whole == 0)))
 
 
 def check_client(index: int, clients: int) -> None:

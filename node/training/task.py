@@ -7,12 +7,28 @@ The factory is called as `factory(clients=C, seed=S, **options)`, with the optio
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from torch import nn
 
     from asyncfl.messages import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class LocalTraining:
+    """What one training was: `steps` done of `planned`, if the task counts them (both 0: it does not).
+
+    An update of fewer steps than planned is scaled up for that (`asyncfl.client.work.normalised`).
+    """
+
+    examples: int
+    """Held by the client."""
+    loss: float
+    """Mean over the steps."""
+    steps: int = 0
+    planned: int = 0
 
 
 @runtime_checkable
@@ -29,8 +45,12 @@ class Task(Protocol):
 
     def train(
         self, module: nn.Module, client_index: int, settings: Settings, epoch: int
-    ) -> tuple[int, float]:
-        """Train `module` in place, where it is, on this client's data. Returns (examples held, mean loss)."""
+    ) -> tuple[int, float] | LocalTraining:
+        """Train `module` in place, where it is, on this client's data. Returns (examples held, mean loss).
+
+        `settings.seconds` and `settings.most_steps` (0: none) say when to stop early; a training that does
+        returns a `LocalTraining` with the steps done and planned.
+        """
         ...
 
     def evaluate(self, module: nn.Module) -> float:

@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from typing import Final
+from typing import Any, Final
 
 import torch
 
@@ -14,7 +14,7 @@ from asyncfl.digest import digest
 from asyncfl.errors import ConfigurationError
 from asyncfl.messages import Settings
 from asyncfl.model import Layout, TrainingResult, flat_from_bytes, model_bytes
-from node.training.task import Preparable, Task
+from node.training.task import LocalTraining, Preparable, Task
 
 _IN_USE: Final = threading.Lock()
 """One training at a time in a process: torch's generators, which dropout draws from, are process-wide."""
@@ -60,14 +60,10 @@ class Workbench:
             before = self.layout.flatten(self._module.state_dict())
             self._module.train()
             outcome = self.task.train(self._module, client, settings, epoch)
-            try:
-                examples, loss = int(outcome[0]), float(outcome[1])
-            except (TypeError, IndexError, ValueError) as error:
-                raise ConfigurationError(
-                    f"the task's train() returned {outcome!r}, not (examples, loss)"
-                ) from error
+            local = _checked(outcome)
             update = self.layout.flatten(self._module.state_dict()).sub_(before)
-            return TrainingResult(update, examples, loss, time.perf_counter() - started)
+            seconds = time.perf_counter() - started
+            return TrainingResult(update, local.examples, local.loss, seconds, local.steps, local.planned)
 
     def evaluate(self, model: bytes) -> float:
         """Accuracy in [0, 1] of the canonical bytes `model` on the task's held-out data."""
@@ -119,3 +115,20 @@ class Trainer:
     def train(self, model: bytes, settings: Settings, epoch: int) -> TrainingResult:
         """See `Workbench.train`."""
         return self._workbench.train(model, settings, self._client, epoch)
+
+
+def _checked(outcome: Any) -> LocalTraining:
+    """What the task's train() returned. Raises `ConfigurationError`."""
+    if not isinstance(outcome, LocalTraining):
+        try:
+            return LocalTraining(int(outcome[0]), float(outcome[1]))
+        except (TypeError, IndexError, ValueError) as error:
+            raise ConfigurationError(
+                f"the task's train() returned {outcome!r}, not (examples, loss)"
+            ) from error
+    if (outcome.steps or outcome.planned) and not 1 <= outcome.steps <= outcome.planned:
+        raise ConfigurationError(
+            f"the task's train() says that it did {outcome.steps} of {outcome.planned} planned steps; at least "
+            "one must be done, and none that is not planned"
+        )
+    return outcome

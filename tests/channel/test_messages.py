@@ -209,10 +209,16 @@ CERTIFICATE = (bytes(32), 1, bytes(32), ())
         ("a boolean for an integer", msgpack.packb((2, (True, "x")))),
         ("an integer for a boolean", msgpack.packb((0, (1, 0, 0, 0, 0)))),
         ("a float for an integer", msgpack.packb((2, (1.0, "x")))),
-        ("an integer for a float", msgpack.packb((3, (1, CERTIFICATE, 4, (1, 0, 1))))),
-        ("a number that is none", msgpack.packb((3, (1, CERTIFICATE, 4, (float("nan"), 0, 1))))),
-        ("an infinite number", msgpack.packb((3, (1, CERTIFICATE, 4, (float("inf"), 0, 1))))),
-        ("a 32-bit float", msgpack.packb((3, (1, CERTIFICATE, 4, (0.5, 0, 1))), use_single_float=True)),
+        ("an integer for a float", msgpack.packb((3, (1, CERTIFICATE, 4, (1, 0, 1, 0.0, 0.0, 0))))),
+        ("a number that is none", msgpack.packb((3, (1, CERTIFICATE, 4, (float("nan"), 0, 1, 0.0, 0.0, 0))))),
+        ("an infinite number", msgpack.packb((3, (1, CERTIFICATE, 4, (float("inf"), 0, 1, 0.0, 0.0, 0))))),
+        ("a budget that is no number", pack((3, (1, CERTIFICATE, 4, (0.5, 0, 1, 0.0, float("nan"), 0))))),
+        ("a negative mu", pack((3, (1, CERTIFICATE, 4, (0.5, 0, 1, -0.5, 0.0, 0))))),
+        ("settings without a budget", pack((3, (1, CERTIFICATE, 4, (0.5, 0, 1))))),
+        (
+            "a 32-bit float",
+            msgpack.packb((3, (1, CERTIFICATE, 4, (0.5, 0, 1, 0.0, 0.0, 0))), use_single_float=True),
+        ),
         (
             "a map for a nested message",
             msgpack.packb(
@@ -258,7 +264,7 @@ def test_this_frame_is_refused(name: str, frame: bytes) -> None:
 def test_the_frame_that_the_refused_ones_vary_is_valid() -> None:
     assert decode_message(b"\x92\x02\x92\x01\xa1x") == Wait(epoch=1, reason="x")
     assert decode_message(pack((26, (bytes(32), 0)))) == Pull(blob=bytes(32), offset=0)
-    task = decode_message(pack((3, (1, CERTIFICATE, 4, (0.5, 0, 1)))))
+    task = decode_message(pack((3, (1, CERTIFICATE, 4, (0.5, 0, 1, 0.0, 0.0, 0)))))
     assert task.settings == Settings(learning_rate=0.5, local_steps=0, batch_size=1)  # type: ignore[union-attr]
 
 

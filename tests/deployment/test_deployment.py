@@ -63,13 +63,27 @@ def test_what_is_rendered_is_parsed_back_to_an_equal_deployment() -> None:
     assert parsed.render() == TEXT
 
 
+def test_training_changes_survive_a_round_trip_and_can_be_added_to_a_file_without_any() -> None:
+    added = TEXT.replace("[roster]", "[[training.changes]]\nepoch = 30\nlocal_steps = 5\n\n[roster]", 1)
+    parsed = Deployment.parse(added)
+    assert Deployment.parse(parsed.render()) == parsed
+    steps = [parsed.federation().schedule.settings_at(epoch).local_steps for epoch in (29, 30)]
+    assert steps == [20, 5]
+    assert parsed.digest == EXAMPLE.digest
+    wrong = added.replace("local_steps = 5", "local_step = 5")
+    assert "training.changes[0].local_step: unknown key; did you mean 'local_steps'" in refusal(wrong)
+    assert 'decay = "step" takes decay_epochs and decay_factor' in refusal(
+        changed('decay = "constant"', 'decay = "step"')
+    )
+
+
 def test_federation_holds_the_public_facts_in_order() -> None:
     federation = EXAMPLE.federation()
     assert federation.digest == EXAMPLE.digest
     assert federation.replica_keys == tuple(key(f"replica-{i}") for i in range(4))
     assert (federation.weights, federation.buffers, federation.dimension) == (10, 3, 13)
     assert federation.initial_model == digest("model")
-    assert federation.settings.local_steps == 20
+    assert federation.schedule.settings_at(1).local_steps == 20
     roster = federation.rosters[0]
     assert roster.number == 0
     assert roster.members == tuple(sorted(key(f"client-{i}") for i in range(6)))

@@ -30,7 +30,7 @@ def learn(made: DeploymentDirectory, rounds: int) -> dict[str, Any]:
     task, clients = made.deployment.task, len(made.deployment.first_clients)
     built = load_task(task.factory, clients=clients, seed=task.seed, options=task.options)
     federation = made.deployment.federation()
-    outcome = fedavg_baseline(built, clients, rounds, federation.settings, task.seed, evaluate_every=rounds)
+    outcome = fedavg_baseline(built, clients, rounds, federation.schedule, task.seed, evaluate_every=rounds)
     largest = max(norm["max"] for norm in outcome["norm_by_round"])
     assert largest <= federation.parameters.clip, "the clip would cut this example's updates"
     return outcome
@@ -39,6 +39,27 @@ def learn(made: DeploymentDirectory, rounds: int) -> dict[str, Any]:
 def test_the_page_on_numpy_clients_shows_the_tested_file() -> None:
     example = (HOW_TO / "numpy_client.py").read_text()
     assert f"```python\n{example}```" in (HOW_TO / "numpy-client.md").read_text()
+
+
+def test_the_page_on_own_models_shows_the_tested_file() -> None:
+    example = (HOW_TO / "own_model_budget.py").read_text()
+    assert f"```python\n{example}```" in (HOW_TO / "own-model.md").read_text()
+
+
+def test_a_task_with_budgets_learns_and_says_how_far_it_came(tmp_path: Path) -> None:
+    training = {"learning_rate": 0.1, "batch_size": 8, "proximal": 0.1, "decay": "cosine", "decay_epochs": 40}
+    wanted = NewDeployment(clients=8, task="own_model_budget:Budgeted", training=training)
+    made = create_deployment(tmp_path / "own", wanted)
+    assert learn(made, 4)["accuracy"] >= 0.9
+    bench = Workbench(load_task("own_model_budget:Budgeted", clients=8), seed=0, device="cpu")
+    settings = made.deployment.training.settings_at(1)
+    whole = bench.train(bench.initial, settings, client=0, epoch=1)
+    part = bench.train(bench.initial, settings.model_copy(update={"most_steps": 3}), client=0, epoch=1)
+    timed = bench.train(bench.initial, settings.model_copy(update={"seconds": 1e-9}), client=0, epoch=1)
+    assert (whole.steps, part.steps, timed.steps) == (8, 3, 1)
+    assert whole.planned == part.planned == timed.planned == 8
+    near = bench.train(bench.initial, settings.model_copy(update={"proximal": 3.0}), client=0, epoch=1)
+    assert near.update.norm() < whole.update.norm()
 
 
 def test_numpy_clients_learn(tmp_path: Path) -> None:

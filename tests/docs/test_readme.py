@@ -78,7 +78,7 @@ def test_the_own_model_makes_a_deployment_and_learns(tmp_path: Path, monkeypatch
     made = create_deployment(tmp_path / "own", NewDeployment(clients=8, task=name, training=training))
     federation = made.deployment.federation()
     assert federation.dimension == 30 * 16 + 16 + 16 * 2 + 2
-    outcome = fedavg_baseline(load_task(name, clients=8), 8, 4, federation.settings, seed=0)
+    outcome = fedavg_baseline(load_task(name, clients=8), 8, 4, federation.schedule, seed=0)
     assert outcome["accuracy"] >= 0.93
     largest = max(norm["max"] for norm in outcome["norm_by_round"])
     assert largest <= federation.parameters.clip, "the default clip would cut this example's updates"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,14 @@ import pytest
 import torch
 
 from asyncfl.errors import ConfigurationError
+from asyncfl.messages import Settings
 from node.experiment.configuration import Distribution, Experiment, Partition, Speeds, read_experiment
 from node.experiment.outcome import jain
+from node.experiment.pace import StepClock, steps_within
 from node.experiment.plots import draw_plots
 from node.experiment.population import draw, make_speed, make_task, split
 from node.experiment.runner import run_experiment, run_one
+from node.experiment.scene import Scene
 
 FILES = sorted((Path(__file__).parents[2] / "experiments").glob("*.toml"))
 RUN = '[[run]]\nname = "a"\n'
@@ -57,6 +61,11 @@ def experiment(**changes: Any) -> Experiment:
         ),
         ('name = "x"\nepochs = 3\n[speeds]\nfactors = [1, 2]\n' + RUN, "must name 16 factors"),
         ('name = "x"\nepochs = 3\nreplicas = 3\n' + RUN, "n >= 3t\\+1 is required"),
+        (
+            'name = "x"\nepochs = 3\n[training]\ndecay = "step"\n' + RUN,
+            "run 'a': decay = \"step\" takes decay_e",
+        ),
+        ('name = "x"\nepochs = 3\n[training]\nsecond = 2\n' + RUN, "did you mean 'seconds'"),
         ("name =", "not TOML"),
     ],
 )
@@ -108,7 +117,7 @@ def test_chosen_clients_alone_hold_the_chosen_classes() -> None:
 
 
 def test_the_split_task_has_all_training_examples_once() -> None:
-    task = make_task(experiment(partition={"classes": [3], "clients": [0]}), seed=0)
+    task = make_task(experiment(partition={"classes": [3], "clients": [0]}), 0, time.monotonic)
     held = [task.examples.client(client)[1] for client in range(4)]
     assert sum(map(len, held)) == 1437
     assert set(held[0].tolist()) == {3}
@@ -131,6 +140,71 @@ def test_fedavg_waits_for_the_slowest_and_fedbuff_for_nobody() -> None:
     assert free.inclusion == [4, 47, 47, 47]
     assert max(free.staleness) > 25
     assert free.points[-1].accuracy > wait.points[-1].accuracy > 0.3
+
+
+def budgeted(**changes: Any) -> Experiment:
+    """Client 0 is ten times slower: 20 steps of 1 s where the others' take 0.1 s."""
+    speeds = {"seconds": 2.0, "slow": [{"clients": [0], "factor": 10}]}
+    return experiment(speeds=speeds, **changes)
+
+
+@pytest.mark.parametrize(
+    ("training", "slow", "fast"),
+    [
+        ({}, (20, 20.0), (20, 2.0)),
+        ({"seconds": 3.0}, (3, 3.0), (20, 2.0)),
+        ({"seconds": 2.5}, (3, 3.0), (20, 2.0)),
+        ({"seconds": 0.5}, (1, 1.0), (5, 0.5)),
+        ({"seconds": 1.3}, (2, 2.0), (13, 1.3)),
+        ({"seconds": 3.0, "most_steps": 2}, (2, 2.0), (2, 0.2)),
+        ({"seconds": 3.0, "changes": [{"epoch": 2, "local_steps": 40}]}, (3, 3.0), (30, 3.0)),
+        ({"changes": [{"epoch": 2, "local_steps": 40}]}, (40, 40.0), (40, 4.0)),
+    ],
+)
+def test_a_budget_shortens_a_training_in_steps_and_in_virtual_time_alike(
+    training: dict[str, Any], slow: tuple[int, float], fast: tuple[int, float]
+) -> None:
+    plan = budgeted(run=[{"name": "a", "training": training}])
+    scene = Scene.of(plan, plan.run[0], 0)
+    trainers = scene.trainers()
+    for client, (steps, seconds) in ((0, slow), (1, fast)):
+        result = trainers[client].train(scene.workbench.initial, scene.schedule.settings_at(2), 2)
+        assert result.steps == steps
+        assert scene.pace.seconds(client, 2) == pytest.approx(seconds)
+
+
+@pytest.mark.parametrize("seconds", [0.3, 0.7, 1.1, 2.3])
+def test_steps_and_virtual_time_agree_to_the_last_bit_of_any_speed(seconds: float) -> None:
+    rng = np.random.default_rng(7)
+    for step in (seconds / k * (1 + d) for k in range(1, 40) for d in (-2e-16, 0.0, 2e-16)):
+        wanted = Settings(learning_rate=0.1, local_steps=50, batch_size=1, seconds=seconds)
+        clock, done = StepClock(), 0
+        clock.begin(step)
+        started = clock()
+        while done < 50:
+            done += 1
+            if clock() - started >= seconds:
+                break
+        assert steps_within(50, step, wanted) == done
+    assert (
+        steps_within(50, float(rng.uniform(1, 2)), Settings(learning_rate=0, local_steps=50, batch_size=1))
+        == 50
+    )
+
+
+def test_with_a_budget_a_slow_client_takes_part_as_often_as_the_others_do() -> None:
+    runs = [
+        {"name": f"{method} {budget}", "method": method, "training": {"seconds": budget}}
+        for method in ("asyncfl", "fedavg")
+        for budget in (0.0, 2.0)
+    ]
+    plan = budgeted(epochs=None, seconds=45.0, evaluate_every=45.0, run=runs)
+    counts = {run.name: run_one(plan, run, 0).inclusion for run in plan.run}
+    for method in ("asyncfl", "fedavg"):
+        without, within = counts[f"{method} 0.0"], counts[f"{method} 2.0"]
+        assert within[0] >= 3 * without[0], counts
+        assert within[0] >= 0.8 * within[1], counts
+    assert counts["fedavg 2.0"][1] >= 4 * counts["fedavg 0.0"][1], "no barrier any more"
 
 
 def test_who_drops_out_or_joins_late_takes_part_in_its_time_only() -> None:

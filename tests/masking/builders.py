@@ -15,7 +15,7 @@ from asyncfl.identity import Identity, seal
 from asyncfl.masking.proof import check_products, project, projection_matrix, projections_bytes
 from asyncfl.masking.protect import share_digest, sign_manifest
 from asyncfl.masking.sharing import evaluate
-from asyncfl.messages import Manifest, ManifestCore, Settings
+from asyncfl.messages import Manifest, ManifestCore
 from asyncfl.parameters import CHECK_BLOCKS, Parameters
 from asyncfl.ring import (
     Gaussian,
@@ -28,6 +28,7 @@ from asyncfl.ring import (
     transform,
 )
 from asyncfl.ring.packing import to_bytes
+from asyncfl.schedule import Schedule
 
 CONTEXT = masking.UploadContext(
     epoch=3, cell=1, coordinator=0, roster=1, roster_digest=b"r" * 32, base_version=b"v" * 32
@@ -63,7 +64,7 @@ def make_federation(
         weights=weights,
         buffers=buffers,
         initial_model=b"m" * 32,
-        settings=Settings(learning_rate=0.1, local_steps=1, batch_size=1),
+        schedule=Schedule(learning_rate=0.1, local_steps=1, batch_size=1),
     )
 
 

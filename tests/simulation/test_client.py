@@ -14,6 +14,7 @@ from asyncfl.messages import (
     Message,
     ModelVote,
     Ready,
+    Settings,
     Stored,
     Task,
     Upload,
@@ -98,14 +99,12 @@ class Bench:
         )
         return unsigned.model_copy(update={"votes": votes})
 
-    def task(self, replica: int, epoch: int, certificate: Certificate) -> None:
+    def task(
+        self, replica: int, epoch: int, certificate: Certificate, settings: Settings | None = None
+    ) -> None:
         size = len(self.simulation.initial)
-        self.hear(
-            replica,
-            Task(
-                epoch=epoch, certificate=certificate, model_bytes=size, settings=self.federation.settings
-            ),
-        )  # fmt: skip
+        wanted = settings or self.federation.schedule.settings_at(epoch)
+        self.hear(replica, Task(epoch=epoch, certificate=certificate, model_bytes=size, settings=wanted))
 
     @property
     def coordinator(self) -> int:

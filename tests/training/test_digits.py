@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from asyncfl.errors import ConfigurationError
-from asyncfl.messages import Settings
+from asyncfl.schedule import Schedule
 from node.training.baseline import fedavg_baseline
 from node.training.defaults import DIGITS, IMAGES, OTHER, task_defaults
 from node.training.digits import _Digits
@@ -18,7 +18,7 @@ from node.training.loader import load_task
 
 @pytest.fixture(scope="module")
 def baseline() -> dict[str, Any]:
-    return fedavg_baseline(load_task("digits", clients=16), 16, 20, DIGITS.settings, 0, evaluate_every=5)
+    return fedavg_baseline(load_task("digits", clients=16), 16, 20, DIGITS.schedule, 0, evaluate_every=5)
 
 
 def test_twenty_rounds_of_sixteen_clients_reach_95_percent(baseline: dict[str, Any]) -> None:
@@ -35,7 +35,7 @@ def test_no_update_exceeds_the_default_clip(baseline: dict[str, Any]) -> None:
 
 def test_a_baseline_is_a_function_of_the_seed() -> None:
     def run(seed: int) -> str:
-        digest = fedavg_baseline(load_task("digits", clients=4, seed=seed), 4, 2, DIGITS.settings, seed)
+        digest = fedavg_baseline(load_task("digits", clients=4, seed=seed), 4, 2, DIGITS.schedule, seed)
         return str(digest["model_digest"])
 
     assert run(0) == run(0) != run(1)
@@ -43,16 +43,16 @@ def test_a_baseline_is_a_function_of_the_seed() -> None:
 
 def test_a_baseline_averages_the_updates_of_a_round() -> None:
     """With one step on all of a client's data, FedAvg of equal clients is one step on the whole data."""
-    settings = Settings(learning_rate=0.1, local_steps=1, batch_size=2000)
-    spread = fedavg_baseline(load_task("digits", clients=3), 3, 3, settings, 0)
-    pooled = fedavg_baseline(load_task("digits", clients=1), 1, 3, settings, 0)
+    schedule = Schedule(learning_rate=0.1, local_steps=1, batch_size=2000)
+    spread = fedavg_baseline(load_task("digits", clients=3), 3, 3, schedule, 0)
+    pooled = fedavg_baseline(load_task("digits", clients=1), 1, 3, schedule, 0)
     assert spread["loss_by_round"] == pytest.approx(pooled["loss_by_round"], rel=1e-4)
 
 
 def test_a_baseline_reports_progress_each_round() -> None:
     seen: list[tuple[int, float | None]] = []
     result = fedavg_baseline(
-        load_task("digits", clients=2), 2, 3, DIGITS.settings, 0,
+        load_task("digits", clients=2), 2, 3, DIGITS.schedule, 0,
         evaluate_every=2, on_round=lambda number, accuracy: seen.append((number, accuracy)),
     )  # fmt: skip
     assert seen == [(1, None), (2, result["accuracy_by_round"][2]), (3, result["accuracy"])]
@@ -60,7 +60,7 @@ def test_a_baseline_reports_progress_each_round() -> None:
 
 def test_a_baseline_without_rounds_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="at least one client, one round"):
-        fedavg_baseline(load_task("digits", clients=2), 2, 0, DIGITS.settings, 0)
+        fedavg_baseline(load_task("digits", clients=2), 2, 0, DIGITS.schedule, 0)
 
 
 def test_the_held_out_images_are_no_clients_and_the_same_for_every_seed() -> None:

@@ -61,7 +61,7 @@ def test_rows_are_those_of_the_whole_array(
 def test_a_small_archive_trains(save: Save, shape: tuple[int, ...], tmp_path: Path) -> None:
     save(tmp_path / "a.npz", **contents(shape))
     task = load_task(f"npz:{tmp_path / 'a.npz'}", clients=3, options={"partition": "dirichlet", "alpha": 5.0})
-    result = fedavg_baseline(task, 3, 4, IMAGES.settings, 0, evaluate_every=4)
+    result = fedavg_baseline(task, 3, 4, IMAGES.schedule, 0, evaluate_every=4)
     assert result["accuracy"] > 0.8
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from asyncfl.deployment import Deployment
+from asyncfl.schedule import Schedule
 from node.deployment_files import DeploymentDirectory
 
 from .conftest import Program
@@ -53,12 +54,17 @@ def test_options_reach_the_deployment(asyncfl: Program, tmp_path: Path) -> None:
         "init", tmp_path / "run", "--clients", 14, "--replicas", 7, "--byzantine", 2, "--learning-rate", 0.25,
         "--local-steps", 3, "--batch-size", 8, "--parameter", "clip=4.5", "--parameter", "cell_size=7",
         "--task-option", "partition=dirichlet", "--task-option", "alpha=0.4", "--seed", 9,
+        "--training", "decay=step", "--training", "decay_epochs=10", "--training", "decay_factor=0.5",
+        "--training", "seconds=30",
     )  # fmt: skip
     assert outcome.code == 0, outcome.stderr
     made = DeploymentDirectory.load(tmp_path / "run").deployment
     assert (made.parameters.replicas, made.parameters.byzantine, made.parameters.cell_size) == (7, 2, 7)
     assert made.parameters.clip == 4.5
-    assert made.training.model_dump() == {"learning_rate": 0.25, "local_steps": 3, "batch_size": 8}
+    assert made.training == Schedule(
+        learning_rate=0.25, local_steps=3, batch_size=8, decay="step", decay_epochs=10, decay_factor=0.5,
+        seconds=30.0,
+    )  # fmt: skip
     assert made.task.model_dump() == {
         "factory": "digits", "seed": 9, "options": {"partition": "dirichlet", "alpha": 0.4},
     }  # fmt: skip
@@ -91,6 +97,10 @@ def test_ports_are_consecutive_from_a_base_port_and_refused_when_in_use(
         (["--parameter", "max_group=64"], "max_group"),
         (["--parameter", "min_group=1", "--parameter", "cell_size=4"], "minority"),
         (["--parameter", 'preset="tiny"'], "tiny"),
+        (["--training", "decai=step"], "did you mean 'decay'"),
+        (["--training", "decay=step"], "takes decay_epochs and decay_factor"),
+        (["--training", "local_steps=3", "--local-steps", 3], "are the same: give one"),
+        (["--training", "seconds=-1"], "training.seconds"),
         (["--task", "digts"], "unknown task"),
         (["--task", "no_such_module:make"], "no module named"),
         (["--task-option", "colour=red"], "colour"),
