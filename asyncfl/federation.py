@@ -39,8 +39,8 @@ class Federation:
 
     `operator` is the Ed25519 key that signs rosters. `replica_keys[j]` is replica j's (its Shamir point is j+1).
     `weights` and `buffers` count the floating coordinates of the model's parameters and buffers; the flat model
-    has their sum, weights first. `initial_model` is the content digest of its canonical bytes (float32,
-    little-endian). `schedule` is what this party's own file says of local training; others' may say something
+    has their sum, weights first; a flat upload has `Parameters.extra_coordinates` more after them. `initial_model`
+    is the content digest of its canonical bytes (float32, little-endian). `schedule` is what this party's own file says of local training; others' may say something
     else (`asyncfl.client.work`).
     """
 
@@ -59,9 +59,28 @@ class Federation:
     def dimension(self) -> int:
         return self.weights + self.buffers
 
+    @property
+    def upload_dimension(self) -> int:
+        return self.parameters.upload_dimension(self.dimension)
+
     @cached_property
     def segments(self) -> tuple[Segment, ...]:
+        """Of a flat upload: the model's, then those of the extra coordinates."""
         return self.parameters.segments(self.weights, self.buffers)
+
+    @cached_property
+    def model_segments(self) -> tuple[Segment, ...]:
+        return tuple(segment for segment in self.segments if segment.stop <= self.dimension)
+
+    @cached_property
+    def weight_segment(self) -> Segment | None:
+        """The one coordinate that carries an upload's weight, where it travels."""
+        return self.segments[len(self.model_segments)] if self.parameters.sends_weights else None
+
+    @cached_property
+    def metrics_segment(self) -> Segment | None:
+        """The two coordinates (correct, count), where they travel."""
+        return self.segments[-1] if self.parameters.metrics else None
 
     @cached_property
     def replica_index(self) -> dict[bytes, int]:

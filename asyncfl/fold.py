@@ -8,9 +8,8 @@ of arrival is irrelevant (protocol section 6).
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from math import ceil, isqrt, sqrt
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -22,64 +21,18 @@ from asyncfl.ledger import compute_chain
 from asyncfl.masking import decode_sum
 from asyncfl.messages import Item, Row
 from asyncfl.optimisers import FRACTION, LIMIT, advance, start_moments
-from asyncfl.parameters import Parameters, Segment
+from asyncfl.rows import EXPECTED_ROWS, RowSum, compute_divisor, compute_expected, sum_row
 
-EXPECTED_ROWS = 5
 CACHED_STATES = 12
 
 
-def compute_expected(previous: Sequence[int], roster_size: int) -> int:
-    """Members to expect in a row: the (upper) median of the last five non-empty rows, the first roster at first."""
-    recent = sorted(previous[-EXPECTED_ROWS:])
-    return recent[len(recent) // 2] if recent else roster_size
-
-
-def squared_norm(values: Tensor) -> int:
-    """Exact sum of squares of an integer tensor with |values| <= 2^26."""
-    wide = values.to(torch.int64)
-    padded = torch.nn.functional.pad(wide, (0, -wide.numel() % 1024)).view(-1, 1024)
-    return sum((padded * padded).sum(dim=1).tolist())
-
-
-def compute_norm_limit(parameters: Parameters, segment: Segment, members: int) -> int:
-    """Largest integer norm that a sum of `members` honest uploads reaches, noise included.
-
-    The noise allowance is the norm of `members` Gaussian errors plus six standard deviations.
-    """
-    dimension = segment.stop - segment.start
-    noise = sqrt(members) * parameters.payload_sigma * (sqrt(dimension) + 6.0)
-    return members * segment.bound + ceil(noise)
-
-
-def clip_sum(opened: Tensor, members: int, federation: Federation) -> Tensor:
-    """The opened sum int64 [d], each segment scaled down (by a multiple of 2^-16) to its norm limit."""
-    result = opened.to(torch.int64)
-    for segment in federation.segments:
-        part = result[segment.start : segment.stop]
-        limit = compute_norm_limit(federation.parameters, segment, members)
-        norm = isqrt(squared_norm(part))
-        if norm > limit:
-            weight = limit * 65536 // (norm + 1)
-            result[segment.start : segment.stop] = (part * weight + 32768) >> 16
-    return result
-
-
-def compute_contribution(sums: Iterable[tuple[Tensor, int]], expected: int, federation: Federation) -> Tensor:
-    """A row's contribution, int64 [d] in units of 2^-32: the mean update, times the server's rate for `sgd`.
-
-    `sums` are (opened sum int32 [d], number of members). The row is worth
-    ``rate * (sum of opened sums) / max(members present, expected)``.
-    """
+def compute_contribution(row: RowSum, divisor: float, federation: Federation) -> Tensor:
+    """A row's contribution, int64 [d] in units of 2^-32: the mean update, times the server's rate for `sgd`."""
     parameters = federation.parameters
     rate = parameters.server_learning_rate if parameters.server_optimizer == "sgd" else 1.0
-    total = torch.zeros(federation.dimension, dtype=torch.int64)
-    members = 0
-    for opened, count in sums:
-        total += clip_sum(opened, count, federation)
-        members += count
-    share = rate / max(members, expected, 1)
-    values = total.to(torch.float64)
-    for segment in federation.segments:
+    share = rate / divisor
+    values = row.total[: federation.dimension].to(torch.float64)
+    for segment in federation.model_segments:
         values[segment.start : segment.stop] *= share * segment.clip / segment.bound * FRACTION
     return values.round_().clamp_(-LIMIT, LIMIT).to(torch.int64)
 
@@ -124,7 +77,7 @@ class FoldState:
 
     `total` is the model's displacement so far, int64 [d] in units of 2^-32. `first` and `second` are the server
     optimiser's moments of the weights, int64 [weights], where it has any. `rows` counts the rows folded in;
-    `masses` is what the rows' weights depend on besides the ledger.
+    `masses` are those of the last five rows, where uploads carry their weight.
     """
 
     total: Tensor
@@ -201,6 +154,12 @@ class FoldJob:
         return apply_total(self.initial, state.total)
 
     def _after(self, state: FoldState, row: FoldRow, blobs: Blobs) -> FoldState:
-        dimension = self.federation.dimension
-        sums = ((decode_sum(blobs.read(name), dimension), members) for name, members in row.items)
-        return state.after(compute_contribution(sums, row.expected, self.federation), self.federation)
+        federation = self.federation
+        dimension = federation.upload_dimension
+        added = sum_row(
+            ((decode_sum(blobs.read(name), dimension), members) for name, members in row.items), federation
+        )
+        divisor = compute_divisor(added, row.expected, state.masses, federation)
+        after = state.after(compute_contribution(added, divisor, federation), federation)
+        masses = (*state.masses, added.mass)[-EXPECTED_ROWS:] if federation.weight_segment else ()
+        return replace(after, masses=masses)

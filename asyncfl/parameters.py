@@ -6,7 +6,7 @@ Source: the project's `docs/protocol.md`, sections 1, 2, 4 and 10.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import ceil, sqrt
+from math import ceil, isqrt, sqrt
 from typing import Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -38,6 +38,11 @@ OPTIMIZER_SETTINGS: Final = {
 ADAM_RATE: Final = 0.03
 """Default server learning rate with Adam, whose steps do not shrink with the updates: about what every weight
 moves by in a row (docs/results/optimisers.md)."""
+WEIGHT_SHARE: Final = 8
+"""A client's weight travels as a coordinate of its own, with the bound L / 8: at the least one part in 4096."""
+METRICS_SHARE: Final = 4
+"""The accuracy on a client's own test data travels as two coordinates that share the bound L / 4: with privacy on
+their noise is that of everything else, so that a smaller share would drown them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +95,10 @@ class Parameters(BaseModel):
     server_momentum: float = Field(default=0.9, ge=0, lt=1)
     server_beta2: float = Field(default=0.99, ge=0, lt=1)
     server_epsilon: float = Field(default=1e-3, ge=1e-6, le=MAX_NUMBER)
+    weighting: Literal["uniform", "examples"] = "uniform"
+    examples_cap: int = Field(default=1000, ge=1, le=1_000_000_000)
+    metrics: bool = False
+    metrics_cap: int = Field(default=100, ge=1, le=1_000_000_000)
     rule: Literal["mean"] = "mean"
     allow_minority_groups: bool = False
     allow_small_private_groups: bool = False
@@ -209,20 +218,51 @@ class Parameters(BaseModel):
         """Standard deviation of each client's payload error: its DP share, or the LWE error."""
         return max(ERROR_SIGMA, self.noise_multiplier * self.scale / sqrt(self.honest_members))
 
+    @property
+    def sends_weights(self) -> bool:
+        """Whether uploads carry their weight: with noise on a row is divided by its public member count."""
+        return self.weighting == "examples" and self.noise_multiplier == 0
+
+    @property
+    def extra_coordinates(self) -> int:
+        """Coordinates of an upload beyond the model's: its weight, then (correct, count)."""
+        return int(self.sends_weights) + 2 * int(self.metrics)
+
     def segments(self, weights: int, buffers: int) -> tuple[Segment, ...]:
-        """Clip groups of a flat update: `weights` coordinates of parameters, then `buffers` of buffers."""
+        """Clip groups of a flat upload: `weights` coordinates of parameters, `buffers` of buffers, the extra ones.
+
+        The extra coordinates have fixed shares of L; weights and buffers have equal shares of what is left.
+        """
+        extra = self._extra_segments(weights + buffers)
+        room = self.scale**2 - sum(segment.bound**2 for segment in extra)
         if not buffers:
-            return (Segment(0, weights, self.clip, self.scale),)
-        bound = int(self.scale / sqrt(2))
+            return (Segment(0, weights, self.clip, isqrt(room)), *extra)
+        bound = isqrt(room // 2)
         return (
             Segment(0, weights, self.clip, bound),
             Segment(weights, weights + buffers, self.buffer_clip, bound),
+            *extra,
         )
 
+    def _extra_segments(self, start: int) -> tuple[Segment, ...]:
+        segments: list[Segment] = []
+        if self.sends_weights:
+            segments.append(Segment(start, start + 1, 1.0, self.scale // WEIGHT_SHARE))
+            start += 1
+        if self.metrics:
+            # correct <= count <= cap, so that the pair's norm is at most cap * sqrt(2).
+            norm = self.metrics_cap * sqrt(2)
+            segments.append(Segment(start, start + 2, norm, self.scale // METRICS_SHARE))
+        return tuple(segments)
+
+    def upload_dimension(self, dimension: int) -> int:
+        """Coordinates of an upload for a model of `dimension` coordinates."""
+        return dimension + self.extra_coordinates
+
     def blocks(self, dimension: int) -> int:
-        """Payload blocks of N coefficients for a flat update of `dimension` coordinates."""
-        return max(1, -(-dimension // self.ring.degree))
+        """Payload blocks of N coefficients of an upload for a model of `dimension` coordinates."""
+        return max(1, -(-self.upload_dimension(dimension) // self.ring.degree))
 
     def upload_bytes(self, dimension: int) -> int:
-        """Packed size of y: payload and check blocks at 23 bits a coefficient."""
+        """Packed size of y for a model of `dimension` coordinates: all blocks at 23 bits a coefficient."""
         return (self.blocks(dimension) + CHECK_BLOCKS) * self.ring.degree * 23 // 8

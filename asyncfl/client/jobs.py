@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 
 from asyncfl import masking
+from asyncfl.client.upload import NOTHING, Measured, compose
 from asyncfl.client.work import normalised
 from asyncfl.digest import content_digest
 from asyncfl.effects import Blobs
@@ -22,6 +23,13 @@ class Trainer(Protocol):
     """The user's side: trains the flat model on this client's own data."""
 
     def train(self, model: bytes, settings: Settings, epoch: int) -> TrainingResult: ...
+
+
+@runtime_checkable
+class Measuring(Protocol):
+    """A trainer that knows how well a flat model does on this client's own test data."""
+
+    def measure(self, model: bytes) -> Measured: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +55,9 @@ class Trained:
 
 @dataclass(frozen=True, slots=True)
 class TrainAndProtect:
-    """Train from the model blob, normalise, mask, add noise. Raises `UpdateError` for an unusable update without DP.
+    """Measure the model blob where metrics are on, train from it, normalise, mask, add noise.
+
+    Raises `UpdateError` for an unusable update without DP.
 
     With DP on, data never decides whether a client sends: an update with NaN or infinities goes out as zeros
     plus noise (protocol section 7).
@@ -61,7 +71,10 @@ class TrainAndProtect:
     federation: Federation
 
     def run(self, blobs: Blobs) -> Trained:
-        result = self.trainer.train(blobs.read(self.model), self.settings, self.context.epoch)
+        base, measured = blobs.read(self.model), NOTHING
+        if self.federation.parameters.metrics and isinstance(self.trainer, Measuring):
+            measured = self.trainer.measure(base)
+        result = self.trainer.train(base, self.settings, self.context.epoch)
         update, zeroed = normalised(result, self.federation.weights), False
         if not bool(torch.isfinite(update).all()):
             if self.federation.parameters.noise_multiplier == 0:
@@ -70,8 +83,9 @@ class TrainAndProtect:
                     "lower the learning rate"
                 )
             update, zeroed = torch.zeros_like(update), True
+        upload = compose(update, result.examples, measured, self.federation)
         protected = masking.protect(
-            update, self.context, self.identity, self.federation, device=str(update.device)
+            upload, self.context, self.identity, self.federation, device=str(update.device)
         )
         blobs.write(protected.payload)
         if content_digest(protected.payload) != protected.manifest.core.upload:

@@ -156,7 +156,7 @@ def _agreeing(
 def open_sum(
     payloads: Iterable[bytes], secret: bytes, federation: Federation, *, device: str | torch.device = "cpu"
 ) -> Tensor:
-    """The opened sum of the members' integer updates and noise: int32 [d] on the CPU.
+    """The opened sum of the members' integer updates and noise: int32 [upload dimension] on the CPU.
 
     `secret` is the packed sum of their secrets. Payloads are added one at a time: memory O(d). Raises
     `InvalidItem` when a payload or the secret is malformed, or the check blocks do not come out within 16384
@@ -201,7 +201,7 @@ def open_sum(
         first, place = number * size, number % _STRIPE * size
         total = sums[number // _STRIPE][:, place : place + size]
         lanes[:, first : first + size] = engine.multiply_add(spectra, multiplier, total, workspace)
-    return result[: federation.dimension].cpu()
+    return result[: federation.upload_dimension].cpu()
 
 
 def encode_sum(total: Tensor) -> bytes:

@@ -104,7 +104,7 @@ def protect(
     stream: SecretStream | None = None,
     clock: Callable[[], float] | None = None,
 ) -> Protected:
-    """Mask a flat float32 `update` [d] under a fresh secret and share that secret among the replicas.
+    """Mask a flat float32 `update` [upload dimension] under a fresh secret, shared among the replicas.
 
     `stream` is for tests; by default it is keyed by the operating system. `clock` (seconds) switches timings
     on. Raises `UpdateError` for an update of the wrong length or with NaN or infinite coordinates.

@@ -71,7 +71,12 @@ class Mechanism:
     @classmethod
     def of(cls, parameters: Parameters, dimension: int) -> Mechanism:
         """That of a deployment whose flat model has `dimension` coordinates."""
-        return cls(parameters.noise_multiplier, parameters.honest_members, parameters.scale, dimension)
+        return cls(
+            parameters.noise_multiplier,
+            parameters.honest_members,
+            parameters.scale,
+            parameters.upload_dimension(dimension),
+        )
 
     @property
     def sigma(self) -> float:

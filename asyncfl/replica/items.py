@@ -169,7 +169,7 @@ class Items:
             if not self.context.are_votes_valid(message.votes, Attest.KIND, name, needed):
                 self.context.notify("item_without_certificate", "warning", replica=replica)
                 return
-            if message.opened_bytes != 4 * self.context.federation.dimension:
+            if message.opened_bytes != 4 * self.context.federation.upload_dimension:
                 self.context.notify("item_of_wrong_size", "warning", replica=replica)
                 return
             if record is not None:

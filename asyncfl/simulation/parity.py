@@ -151,7 +151,7 @@ def _is_agreed(simulation: Simulation) -> bool:
 def clip_update(update: Tensor, simulation: Simulation) -> Tensor:
     """The update as masking clips it, each segment to its own norm, float64 [d]; nothing is quantised."""
     clipped = update.to(torch.float64)
-    for segment in simulation.federation.segments:
+    for segment in simulation.federation.model_segments:
         part = clipped[segment.start : segment.stop]
         norm = float(torch.linalg.vector_norm(part))
         if norm > segment.clip:

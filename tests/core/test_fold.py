@@ -14,15 +14,13 @@ from asyncfl.fold import (
     FRACTION,
     FoldCache,
     FoldJob,
-    compute_expected,
-    compute_norm_limit,
     plan_fold,
-    squared_norm,
 )
 from asyncfl.ledger import Ledger
 from asyncfl.masking import encode_sum
 from asyncfl.messages import GroupId, Item, Member
 from asyncfl.parameters import Parameters
+from asyncfl.rows import compute_expected, compute_norm_limit, squared_norm
 from asyncfl.simulation import Simulation
 from asyncfl.simulation.network import MemoryBlobs
 from tests.spec import fold_reference

@@ -18,6 +18,7 @@ from asyncfl.federation import Federation
 from asyncfl.fold import FoldState, compute_contribution
 from asyncfl.optimisers import FRACTION, LIMIT
 from asyncfl.parameters import OPTIMIZER_SETTINGS, Parameters
+from asyncfl.rows import sum_row
 from tests.core.builders import make_federation
 from tests.spec import optimisers_reference
 
@@ -110,7 +111,7 @@ def test_malicious_sums_of_any_size_leave_the_moments_within_what_the_clip_allow
     generator = torch.Generator().manual_seed(3)
     for _ in range(40):
         opened = torch.randint(-(2**22), 2**22, (federation.dimension,), generator=generator).to(torch.int32)
-        contribution = compute_contribution([(opened, 4)], 4, federation)
+        contribution = compute_contribution(sum_row([(opened, 4)], federation), 4.0, federation)
         largest = max(largest, int(contribution[: federation.weights].abs().max()))
         state = state.after(contribution, federation)
     assert largest < 10 * used.clip * FRACTION
@@ -128,7 +129,9 @@ def test_the_largest_settings_that_are_accepted_saturate_and_make_no_nan(rule: s
     state = FoldState.start(federation)
     for sign in (1, 1, -1, 1):
         opened = torch.full((federation.dimension,), sign * 2**22, dtype=torch.int32)
-        state = state.after(compute_contribution([(opened, 4)], 4, federation), federation)
+        state = state.after(
+            compute_contribution(sum_row([(opened, 4)], federation), 4.0, federation), federation
+        )
         for tensor in (state.total, state.first, state.second):
             assert tensor is None or int(tensor.abs().max()) <= LIMIT
 
