@@ -265,6 +265,18 @@ class Deployment(Section):
         """Members of the first roster, over which the task's data is split, whoever comes later."""
         return first_clients(self.roster, self.clients)
 
+    def takes_part(self, name: str) -> tuple[tuple[int, int | None], ...]:
+        """First and last epochs in which a client is in the roster, in order; the last epoch None: no end."""
+        key = self.client(name).key
+        spans: list[tuple[int, int | None]] = []
+        for roster in self.all_rosters:
+            inside = bool(spans) and spans[-1][1] is None
+            if inside and key not in roster.position:
+                spans[-1] = (spans[-1][0], roster.start_epoch - 1)
+            elif not inside and key in roster.position:
+                spans.append((roster.start_epoch, None))
+        return tuple(spans)
+
     @property
     def members(self) -> tuple[str, ...]:
         """Names of the newest roster's members."""

@@ -26,8 +26,15 @@ def explain(error: ValidationError, model: type[BaseModel], source: str, text: s
         return f"{where}: unknown key; {hint}"
     if problem["type"] == "missing":
         return f"{where}: this key is missing; add it, or make a new file with `asyncfl init`"
-    message = problem["msg"].removeprefix("Value error, ")
-    return f"{where}: {message}, not {_shown(problem['input'])}; correct the value"
+    return f"{where}: {in_words(problem['msg'])}, not {_shown(problem['input'])}; correct the value"
+
+
+def in_words(message: str) -> str:
+    """Pydantic's message about one value, as this program's own messages are worded."""
+    message = message.removeprefix("Value error, ")
+    message = re.sub(r"^\w+ should ", "it must ", message)
+    message = re.sub(r"\bbe a valid (?=[aeiou])", "be an ", message)
+    return re.sub(r"\bbe a valid ", "be a ", message)
 
 
 def _shown(value: Any) -> str:

@@ -16,7 +16,20 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from asyncfl.errors import AsyncflError
-from node.commands import bench, demo, experiment, init, keygen, model, plan, privacy, run_node, status, up
+from node.commands import (
+    bench,
+    demo,
+    enroll,
+    experiment,
+    init,
+    keygen,
+    model,
+    plan,
+    privacy,
+    run_node,
+    status,
+    up,
+)
 from node.commands.common import ExitCode, exit_code, messages, show_error
 
 _EPILOG = (
@@ -92,6 +105,8 @@ app.command("demo", rich_help_panel="Whole deployments on this machine")(demo.de
 app.command("init", rich_help_panel="Whole deployments on this machine")(init.init)
 app.command("up", rich_help_panel="Whole deployments on this machine")(up.up)
 app.command("status", rich_help_panel="Whole deployments on this machine")(status.status)
+app.command("enroll", rich_help_panel="Who takes part")(enroll.enroll)
+app.command("retire", rich_help_panel="Who takes part")(enroll.retire)
 app.command("keygen", rich_help_panel="One party")(keygen.keygen)
 app.command("node", rich_help_panel="One party")(run_node.node)
 app.command("evaluate", rich_help_panel="Models")(model.evaluate)

@@ -20,6 +20,7 @@ from asyncfl.digest import content_digest
 from asyncfl.errors import ConfigurationError, ParameterError, StorageError
 from asyncfl.identity import Identity
 from asyncfl.parameters import Parameters
+from asyncfl.toml_errors import in_words
 from node.deployment_files import (
     DEPLOYMENT_FILE,
     OPERATOR_KEY_FILE,
@@ -186,7 +187,9 @@ def _parameters(wanted: NewDeployment) -> Parameters:
         if problem["type"] == "extra_forbidden":
             known = ", ".join(sorted(Parameters.model_fields))
             raise ParameterError(f"there is no parameter {where!r}; there are {known}") from None
-        raise ParameterError(f"parameter {where}: {problem['msg']}, not {problem['input']!r}") from None
+        raise ParameterError(
+            f"parameter {where}: {in_words(problem['msg'])}, not {problem['input']!r}"
+        ) from None
 
 
 def _given_keys(directory: Path, names: list[str]) -> dict[str, bytes]:

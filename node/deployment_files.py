@@ -43,7 +43,11 @@ class DeploymentDirectory:
         path = root / DEPLOYMENT_FILE
         try:
             text = path.read_text(encoding="utf-8")
-        except (FileNotFoundError, NotADirectoryError):
+        except NotADirectoryError:
+            raise ConfigurationError(
+                f"{root} is a file; name the directory that holds {DEPLOYMENT_FILE}"
+            ) from None
+        except FileNotFoundError:
             raise ConfigurationError(
                 f"{root} holds no {DEPLOYMENT_FILE}; name a deployment's directory, or make one with "
                 f"`asyncfl init {root}`"
@@ -95,6 +99,20 @@ class DeploymentDirectory:
                 "restore the right key file"
             )
         return identity
+
+    def clients_here(self) -> tuple[str, ...]:
+        """Names of the clients that a supervisor of the whole deployment runs.
+
+        Everybody whose key is kept here, also who joined later or is to retire; and of the first roster all that
+        still take part, whose keys are taken to be here.
+        """
+        deployment = self.deployment
+        needed = {client.name for client in deployment.first_clients} & set(deployment.members)
+        return tuple(
+            client.name
+            for client in deployment.clients
+            if client.name in needed or self.key_file(client.name).exists()
+        )
 
     def initial_model(self) -> bytes:
         """Canonical bytes of the initial model, checked against the deployment's digest. Imports torch.

@@ -79,7 +79,6 @@ def run_aggregator(directory: Path, name: str, options: ProcessOptions | None = 
         node = _Node(process, files, identity, role="aggregator", name=name, machine=machine)
         # Clients pull the first model from here like any later one.
         node.blobs.write(initial_model)
-        known = frozenset(deployment.names)
         endpoint = Endpoint(
             identity,
             federation.digest,
@@ -87,11 +86,11 @@ def run_aggregator(directory: Path, name: str, options: ProcessOptions | None = 
             blobs=node.blobs,
             listen=options.listen or replica.address,
             dial={entry.key: entry.url for entry in deployment.replicas if entry.key != identity.public},
-            accept=known.__contains__,
+            accept=node.machine.accepts,
         )
         await process.run([(node, endpoint)])
 
-    _run(main, options, deployment.names)
+    _run(main, options, {**deployment.names, deployment.operator: "operator"})
 
 
 def run_clients(
@@ -151,7 +150,7 @@ def run_clients(
             nodes.append((node, endpoint))
         await process.run(nodes)
 
-    _run(main, options, deployment.names)
+    _run(main, options, {**deployment.names, deployment.operator: "operator"})
 
 
 def upload_limit(deployment: Deployment) -> int | None:
@@ -195,7 +194,7 @@ class _Node:
         self.storage = Storage.open(database, owner=files.deployment.digest + identity.public)
         process.opened.append(self.storage)
         self.blobs = BlobStore(blobs)
-        made = machine(self.storage.load())
+        self.machine = made = machine(self.storage.load())
         referenced = made.referenced_blobs()
         for digest in [digest for digest in self.blobs.digests() if digest not in referenced]:
             self.blobs.delete(digest)
@@ -203,6 +202,7 @@ class _Node:
             made,
             name=name,
             role=role,
+            deployment=files.deployment.digest,
             storage=self.storage,
             blobs=self.blobs,
             workers=process.workers,

@@ -81,7 +81,7 @@ class Runtime:
     """Runs one node. It is the `Handler` of the endpoint that is given to `run`.
 
     `workers` carries out jobs; several nodes of a process may share it. `status` is the file that says how
-    the node is, rewritten twice a second.
+    the node is, and in which deployment (its digest), rewritten twice a second.
     """
 
     def __init__(
@@ -90,6 +90,7 @@ class Runtime:
         *,
         name: str,
         role: str,
+        deployment: bytes,
         storage: Disk,
         blobs: BlobFiles,
         workers: Executor,
@@ -100,6 +101,7 @@ class Runtime:
         self._machine = machine
         self._name = name
         self._role = role
+        self._deployment = deployment.hex()
         self._storage = storage
         self._blobs = blobs
         self._workers = workers
@@ -314,6 +316,7 @@ class Runtime:
         content |= {
             "name": self._name,
             "role": self._role,
+            "deployment": self._deployment,
             "pid": os.getpid(),
             "time": time.time(),
             "bytes_in": counters.bytes_in,

@@ -11,7 +11,7 @@ from rich.markup import escape
 from asyncfl.deployment import PrivacyEntry
 from asyncfl.errors import ConfigurationError
 from asyncfl.parameters import Parameters
-from node.commands.common import Directory, JsonFlag, key_values, output, write_json
+from node.commands.common import Directory, JsonFlag, key_values, messages, output, write_json
 from node.deployment_creation import NewDeployment, create_deployment
 
 
@@ -117,10 +117,17 @@ def init(
         "parameters": deployment.parameters.model_dump(),
         "privacy": None if deployment.privacy is None else deployment.privacy.model_dump(),
     }
+    used = deployment.parameters
+    if clients < 2 * used.cell_size and used.min_group == 2:
+        messages.print(
+            f"[yellow]warning:[/] with {clients} clients all the news in a model can be the sum of two of them, from "
+            "which each of the two works out what the other sent; for masks that hide one client from another, make "
+            "groups larger: --clients 6, or --parameter min_group=3",
+            soft_wrap=True,
+        )
     if json:
         write_json(facts, Path("-"))
         return
-    used = deployment.parameters
     output.print(f"[bold green]made[/] {escape(str(directory))}: deployment {deployment.digest.hex()[:16]}")
     output.print(
         f"  {replicas} replicas, of which {byzantine} may fail; {clients} clients in cells of "
@@ -132,7 +139,14 @@ def init(
     if public_keys is None:
         output.print(f"  private keys of all nodes in {escape(str(directory / 'keys'))}, mode 0600")
     output.print("  operator.key signs rosters and enrolments: keep it where no node runs")
-    output.print(f"next: [bold]asyncfl up {escape(str(directory))} --epochs 20[/]", soft_wrap=True)
+    if public_keys is None:
+        output.print(f"next: [bold]asyncfl up {escape(str(directory))} --epochs 20[/]", soft_wrap=True)
+    else:
+        output.print(
+            "next: send deployment.toml and model.safetensors, neither of them secret, to every party, who puts them "
+            "beside its keys/ and runs [bold]asyncfl node[/]",
+            soft_wrap=True,
+        )
 
 
 def _privacy(used: Parameters, budget: PrivacyEntry | None, epochs: int | None, fraction: float) -> str:

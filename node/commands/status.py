@@ -32,15 +32,27 @@ def status(*, directory: Directory, json: JsonFlag = False) -> None:
     deployment = files.deployment
     facts: dict[str, Any] = {
         "deployment": deployment.digest.hex(),
+        "rosters": [
+            {"number": roster.number, "start_epoch": roster.start_epoch, "members": len(roster.members)}
+            for roster in deployment.all_rosters
+        ],
         "replicas": {entry.name: _described(files, entry.name) for entry in deployment.replicas},
-        "clients": {entry.name: _described(files, entry.name) for entry in deployment.clients},
+        "clients": {
+            entry.name: {
+                **_described(files, entry.name),
+                "takes_part": [list(span) for span in deployment.takes_part(entry.name)],
+            }
+            for entry in deployment.clients
+        },
     }
     if json:
         write_json(facts, Path("-"))
         return
     output.print(f"[bold]{escape(deployment.name)}[/], deployment {deployment.digest.hex()[:16]}")
+    if deployment.rosters:
+        output.print(_rosters(facts))
     output.print(_replicas(facts["replicas"]))
-    output.print(_clients(facts["clients"]))
+    output.print(_clients(facts["clients"], several=bool(deployment.rosters)))
     stalls = (each.get("stall") for each in facts["replicas"].values() if each["running"])
     for stall in dict.fromkeys(sentence for sentence in stalls if sentence):
         output.print(f"[yellow]{escape(stall)}[/]", soft_wrap=True)
@@ -49,7 +61,8 @@ def status(*, directory: Directory, json: JsonFlag = False) -> None:
 def _described(files: DeploymentDirectory, name: str) -> dict[str, Any]:
     said = read_status(files, name)
     if not said:
-        return {"running": False, "state": "never run here"}
+        kept = files.status_file(name).exists()
+        return {"running": False, "state": "of another deployment" if kept else "never run here"}
     running = _lives(said.get("pid")) and time.time() - said.get("time", 0) < FRESH_SECONDS
     return {**said, "running": running, "state": said.get("state") if running else "not running"}
 
@@ -86,19 +99,41 @@ def _replicas(facts: dict[str, dict[str, Any]]) -> Table:
     return table
 
 
-def _clients(facts: dict[str, dict[str, Any]]) -> Table:
+def _rosters(facts: dict[str, Any]) -> str:
+    """The newest roster, and how many of the running replicas have it."""
+    newest = facts["rosters"][-1]
+    running = [said for said in facts["replicas"].values() if said["running"]]
+    told = f"roster {newest['number']}: {newest['members']} clients from epoch {newest['start_epoch']} on"
+    if running:
+        have = sum(said.get("roster", 0) >= newest["number"] for said in running)
+        told += f"; {have} of {len(running)} running replicas have it"
+    return told
+
+
+def _clients(facts: dict[str, dict[str, Any]], *, several: bool) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     table.add_column("client", no_wrap=True)
     table.add_column("state", no_wrap=True)
     for heading in ("epoch", "uploads"):
         table.add_column(heading, justify="right")
+    if several:
+        table.add_column("takes part", no_wrap=True)
     table.add_column("waits for")
     for name, said in facts.items():
         waiting = said.get("waiting_for") if said["running"] else None
-        table.add_row(
-            name, _state(said), str(said.get("epoch", "–")), str(said.get("sent", "–")), escape(waiting or "")
-        )
+        cells = [name, _state(said), str(said.get("epoch", "–")), str(said.get("sent", "–"))]
+        if several:
+            cells.append(_takes_part(said["takes_part"]))
+        table.add_row(*cells, escape(waiting or ""))
     return table
+
+
+def _takes_part(spans: list[list[int | None]]) -> str:
+    """Of the last time that a client was in a roster: the epochs."""
+    first, last = spans[-1]
+    if last is not None:
+        return f"until epoch {last}"
+    return "" if first == 1 else f"from epoch {first}"
 
 
 def _state(said: dict[str, Any]) -> str:

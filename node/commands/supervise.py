@@ -65,13 +65,13 @@ def watched_run(
     Progress goes to standard error, so that `--json -` has standard output to itself. Ctrl-C ends the program
     with code 130 once every process has ended.
     """
-    clients = len(files.deployment.clients)
-    check_client_processes(client_processes, clients)
-    for name in files.deployment.names.values():
+    hosted = files.clients_here()
+    check_client_processes(client_processes, len(hosted))
+    for name in (*(entry.name for entry in files.deployment.replicas), *hosted):
         files.identity(name)  # A missing key is said here, not by one of many processes.
     folder = result_folder(files)
     view = LivePage(messages) if messages.is_terminal else PlainProgress(messages)
-    processes = client_processes or min(CLIENT_PROCESSES, clients)
+    processes = client_processes or min(CLIENT_PROCESSES, len(hosted))
     options = RunOptions(epochs=epochs, client_processes=processes, plan=plan, baseline=baseline)
     began = time.monotonic()
     try:

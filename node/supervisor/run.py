@@ -82,9 +82,7 @@ class Run:
             for entry in deployment.replicas
         }
         self._hosts: Final[dict[str, Child]] = {}
-        for index, names in enumerate(
-            shares([entry.name for entry in deployment.clients], options.client_processes)
-        ):
+        for index, names in enumerate(shares(directory.clients_here(), options.client_processes)):
             command = [*node_command(directory, "client", names), "--epochs", str(options.epochs)]
             child = Child(f"clients-{index}", command, directory.log_file(f"clients-{index}"))
             self._hosts.update(dict.fromkeys(names, child))
@@ -180,7 +178,7 @@ class Run:
         metadata = {"asyncfl.version": final.version, "asyncfl.entries": str(final.entries)}
         self._evaluator.save(final, model_file, metadata)
         if self._options.baseline:
-            rounds = max(1, round(record.snapshot.included / len(record.snapshot.clients)))
+            rounds = max(1, round(record.snapshot.included / len(self._directory.deployment.first_clients)))
 
             def progress(number: int, of: int) -> None:
                 record.waiting_for = f"the FedAvg baseline, round {number} of {of}"

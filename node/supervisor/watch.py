@@ -129,12 +129,13 @@ class Snapshot:
 
 
 def read_status(directory: DeploymentDirectory, name: str) -> dict[str, Any]:
-    """The last status of a node; empty when there is none (yet) or it cannot be read."""
+    """The last status of a node; empty when there is none (yet), it cannot be read, or is of another deployment."""
     try:
         status = json.loads(directory.status_file(name).read_bytes())
     except (OSError, ValueError):
         return {}
-    return status if isinstance(status, dict) else {}
+    mine = directory.deployment.digest.hex()
+    return status if isinstance(status, dict) and status.get("deployment", mine) == mine else {}
 
 
 def replica_view(name: str, status: dict[str, Any], *, pid: int | None, down: Phase | None) -> ReplicaView:

@@ -177,7 +177,9 @@ def test_status_of_a_deployment_that_never_ran(asyncfl: Program, made: Deploymen
     facts = json.loads(asyncfl("status", made.root, "--json").stdout)
     assert facts["deployment"] == made.deployment.digest.hex()
     assert set(facts["replicas"]) == {f"replica-{i}" for i in range(4)}
-    assert facts["clients"]["client-5"] == {"running": False, "state": "never run here"}
+    nothing = {"running": False, "state": "never run here"}
+    assert facts["clients"]["client-5"] == {**nothing, "takes_part": [[1, None]]}
+    assert facts["rosters"] == [{"number": 0, "start_epoch": 1, "members": 6}]
     shown = asyncfl("status", made.root).stdout
     assert "replica-3" in shown
     assert "never run here" in shown
@@ -190,7 +192,9 @@ def with_model(files: DeploymentDirectory, name: str, entries: int, data: bytes)
     folder.mkdir(parents=True)
     (folder / digest).write_bytes(data)
     certified = {"version": "aa" * 32, "entries": entries, "model": digest}
-    files.status_file(name).write_text(json.dumps({"pid": 1, "time": 0, "certified": certified}))
+    files.status_file(name).write_text(
+        json.dumps({"deployment": files.deployment.digest.hex(), "pid": 1, "time": 0, "certified": certified})
+    )
     return digest
 
 

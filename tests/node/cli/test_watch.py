@@ -78,6 +78,18 @@ def test_a_status_that_is_absent_or_broken_counts_as_none(
     assert read_status(copied, "replica-0") == STATUS
 
 
+def test_a_status_that_another_deployment_left_in_the_directory_counts_as_none(
+    copied: DeploymentDirectory,
+) -> None:
+    path = copied.status_file("replica-0")
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps({**STATUS, "deployment": "00" * 32}))
+    assert read_status(copied, "replica-0") == {}
+    ours = {**STATUS, "deployment": copied.deployment.digest.hex()}
+    path.write_text(json.dumps(ours))
+    assert read_status(copied, "replica-0") == ours
+
+
 def test_figures_are_those_of_the_replica_that_is_furthest() -> None:
     view = snapshot(
         replica("replica-0", entries=5, epoch=2, inclusion={"01" * 32: 1}),

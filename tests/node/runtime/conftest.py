@@ -126,6 +126,7 @@ class Bench:
             self.machine,
             name="replica-0",
             role="aggregator",
+            deployment=bytes(32),
             storage=self.disk,
             blobs=self.blobs,
             workers=self.workers,

@@ -1,0 +1,248 @@
+"""Calls of the operator to the replicas: short conversations over the same channels that nodes use.
+
+::
+
+    operator                             replica
+    ROSTER_REQUEST(after)        ----->
+                                 <-----  FRONT, and the statements of rosters after that
+    ROSTER_STATEMENT, ...        ----->  (those that it lacks)
+                                 <-----  FRONT, once they are on its disk
+
+A call that fails is made again until `deadline` seconds are over, or until waiting longer can change nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Final
+
+from websockets.exceptions import ConnectionClosed, WebSocketException
+from websockets.frames import CloseCode
+
+from asyncfl.channel import Channel
+from asyncfl.deployment import Deployment, ReplicaEntry
+from asyncfl.errors import AsyncflError, HandshakeError, MalformedMessage
+from asyncfl.identity import Identity, verify
+from asyncfl.messages import (
+    Front,
+    Message,
+    RosterRequest,
+    RosterStatement,
+    decode_message,
+    encode_message,
+)
+from node.transport.connections import Guarded, dial
+from node.transport.handshake import initiate
+from node.transport.limits import Limits
+
+ANSWER_SECONDS: Final = 5.0
+"""How long a replica may take for one answer. It cuts whoever is silent for longer."""
+PAUSE_SECONDS: Final = 0.5
+"""Between two calls to a replica that could not be reached."""
+TRIES: Final = 2
+"""A replica that could not be reached so often is not waited for, unless there are too few without it."""
+STRAGGLER_SECONDS: Final = 3.0
+"""How long the others are waited for once n-t have answered."""
+SAY_SECONDS: Final = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a replica said: its front, the number of its newest roster, and the newest statement that it sent."""
+
+    front: int
+    roster: int
+    newest: RosterStatement | None
+
+
+@dataclass(slots=True)
+class Call:
+    """The state of the calls to one replica: an answer, or how often and why there was none."""
+
+    answer: Answer | None = None
+    failures: int = 0
+    problem: str | None = None
+    there: bool = False
+    """Something answers at its address, but not as a replica should."""
+
+    @property
+    def over(self) -> bool:
+        return self.answer is not None or self.failures >= TRIES
+
+
+Say = Callable[[str], None]
+"""Told again and again what is waited for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Calls the replicas of `deployment` as its operator."""
+
+    deployment: Deployment
+    operator: Identity
+    limits: Limits = field(default_factory=Limits)
+
+    def call(
+        self, statements: Sequence[RosterStatement], *, after: int, deadline: float, say: Say
+    ) -> dict[str, Call]:
+        """Ask every replica for its front, and give it those of `statements` (ascending) that it lacks.
+
+        `after`: the highest roster number that the caller knows; statements beyond it come back in the answer.
+        Returns, by name, once all have answered; or n-t have and the rest cannot be reached, or not within a
+        few seconds more; or none can be reached; or after `deadline` seconds. Blocks; raises nothing for what
+        replicas do.
+        """
+        return asyncio.run(self._call_all(statements, after, deadline, say))
+
+    async def _call_all(
+        self, statements: Sequence[RosterStatement], after: int, deadline: float, say: Say
+    ) -> dict[str, Call]:
+        replicas = self.deployment.replicas
+        calls = {entry.name: Call() for entry in replicas}
+        ends = time.monotonic() + deadline
+        tasks = [
+            asyncio.create_task(self._keep_calling(entry, calls[entry.name], statements, after))
+            for entry in replicas
+        ]
+        try:
+            while not _is_over(calls, self.deployment.parameters.quorum):
+                if _answers(calls) >= self.deployment.parameters.quorum:
+                    ends = min(ends, time.monotonic() + STRAGGLER_SECONDS)
+                left = ends - time.monotonic()
+                if left <= 0:
+                    break
+                say(_waited_for(calls, left))
+                under_way = [task for task in tasks if not task.done()]
+                await asyncio.wait(
+                    under_way, timeout=min(SAY_SECONDS, left), return_when=asyncio.FIRST_COMPLETED
+                )
+                for task in tasks:
+                    if task.done():
+                        task.result()
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        for call in calls.values():
+            if call.answer is None and call.problem is None:
+                call.problem = "it did not answer in time"
+        return calls
+
+    async def _keep_calling(
+        self, entry: ReplicaEntry, call: Call, statements: Sequence[RosterStatement], after: int
+    ) -> None:
+        while call.answer is None:
+            try:
+                call.answer = await self._converse(entry, statements, after)
+                call.problem = None
+            except (AsyncflError, OSError, WebSocketException) as error:  # a TimeoutError is an OSError
+                call.failures += 1
+                call.there = isinstance(error, AsyncflError)
+                call.problem = _in_words(error, entry)
+                await asyncio.sleep(PAUSE_SECONDS)
+
+    async def _converse(
+        self, entry: ReplicaEntry, statements: Sequence[RosterStatement], after: int
+    ) -> Answer:
+        """One call: front and rosters, and whatever statements it lacks. Raises for anything that goes wrong."""
+        limits = self.limits
+        connection = await dial(entry.url, limits)
+        try:
+            async with asyncio.timeout(limits.handshake_s):
+                channel = await initiate(connection, self.operator, entry.key, self.deployment.digest)
+            talk = _Talk(self.deployment, connection, channel)
+            await talk.send(RosterRequest(after=after))
+            front = await talk.front(after)
+            lacking = [statement for statement in statements if statement.number > front.roster]
+            for statement in lacking:
+                await talk.send(statement)
+            if lacking:
+                front = await talk.front(after, lacking[-1].number)
+            return Answer(front.front, front.roster, talk.newest)
+        finally:
+            with suppress(OSError, WebSocketException):
+                async with asyncio.timeout(limits.close_s):
+                    await connection.close(CloseCode.NORMAL_CLOSURE)
+            connection.drop()
+
+
+def _is_over(calls: Mapping[str, Call], needed: int) -> bool:
+    answered = _answers(calls)
+    if answered == len(calls):
+        return True
+    return (answered >= needed or answered == 0) and all(call.over for call in calls.values())
+
+
+def _answers(calls: Mapping[str, Call]) -> int:
+    return sum(call.answer is not None for call in calls.values())
+
+
+def _waited_for(calls: Mapping[str, Call], left: float) -> str:
+    missing = [name for name, call in calls.items() if call.answer is None]
+    return f"waiting for {', '.join(missing)} to answer ({left:.0f} s left)"
+
+
+class _Talk:
+    """Messages over one channel. Of what comes, only fronts and the operator's own statements count."""
+
+    def __init__(self, deployment: Deployment, connection: Guarded, channel: Channel) -> None:
+        self._deployment = deployment
+        self._connection = connection
+        self._channel = channel
+        self.newest: RosterStatement | None = None
+
+    async def send(self, message: Message) -> None:
+        await self._connection.send(self._channel.seal([encode_message(message)]))
+
+    async def front(self, after: int, roster: int = 0) -> Front:
+        """The next FRONT that reports at least `roster`; where it reports one beyond `after`, with its statement."""
+        said: Front | None = None
+        try:
+            async with asyncio.timeout(ANSWER_SECONDS):
+                while said is None or said.roster < roster or self._lacks(said, after):
+                    frame = await self._connection.recv(decode=False)
+                    for part in self._channel.open(frame):
+                        message = decode_message(part)
+                        if isinstance(message, Front):
+                            said = message
+                        elif isinstance(message, RosterStatement):
+                            self._take(message)
+        except TimeoutError:
+            if said is None or said.roster < roster:
+                raise TimeoutError(
+                    f"it did not take roster {roster} within {ANSWER_SECONDS:g} s" if roster else ""
+                ) from None
+        return said
+
+    def _lacks(self, said: Front, after: int) -> bool:
+        return said.roster > after and (self.newest is None or self.newest.number < said.roster)
+
+    def _take(self, statement: RosterStatement) -> None:
+        deployment = self._deployment
+        signed = verify(
+            deployment.operator,
+            RosterStatement.KIND,
+            deployment.digest,
+            statement.body(),
+            statement.signature,
+        )
+        if signed and (self.newest is None or statement.number > self.newest.number):
+            self.newest = statement
+
+
+def _in_words(error: Exception, entry: ReplicaEntry) -> str:
+    if isinstance(error, HandshakeError):
+        return "it refuses the operator's key: another deployment runs there, or an asyncfl that knows no rosters"
+    if isinstance(error, MalformedMessage):
+        return f"it sent what is no message: {error}"
+    if isinstance(error, ConnectionRefusedError):
+        return f"nothing listens at {entry.url}"
+    if isinstance(error, TimeoutError):
+        return str(error) or f"no answer from {entry.url}"
+    if isinstance(error, ConnectionClosed):
+        return "it closed the connection"
+    return f"{entry.url}: {error}"
