@@ -62,6 +62,8 @@ class ModelEntry(Section):
     digest: Hash
     weights: Annotated[int, Field(ge=1, le=2**34)]
     buffers: Annotated[int, Field(ge=0, le=2**34)] = 0
+    frozen_buffers: bool = False
+    """Floating buffers stay as the initial model has them, and none travels."""
 
 
 class TaskEntry(Section):
@@ -373,7 +375,7 @@ def _digest(
     nonce: bytes, operator: bytes, parameters: Parameters, replica_keys: Sequence[bytes], model: ModelEntry
 ) -> bytes:
     settings = tuple(sorted(parameters.model_dump().items()))
-    initial = (model.digest, model.weights, model.buffers)
+    initial = (model.digest, model.weights, model.buffers, model.frozen_buffers)
     facts = (FORMAT, nonce, operator, settings, tuple(replica_keys), initial)
     return digest("asyncfl/1/deployment", pack(facts))
 

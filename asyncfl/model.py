@@ -95,11 +95,16 @@ class Layout:
         )
 
     @classmethod
-    def of_module(cls, module: torch.nn.Module) -> Self:
-        """The layout of `module.state_dict()`: parameters with `requires_grad` travel, frozen ones do not."""
+    def of_module(cls, module: torch.nn.Module, *, frozen_buffers: bool = False) -> Self:
+        """The layout of `module.state_dict()`: parameters with `requires_grad` travel, frozen ones do not.
+
+        With `frozen_buffers` no buffer travels.
+        """
+        state = module.state_dict()
         parameters = dict(module.named_parameters(remove_duplicate=False))
         trained = {name for name, parameter in parameters.items() if parameter.requires_grad}
-        return cls.of(module.state_dict(), trained, frozen=parameters.keys() - trained)
+        frozen = (state if frozen_buffers else parameters).keys() - trained
+        return cls.of(state, trained, frozen=frozen)
 
     @cached_property
     def weights(self) -> int:

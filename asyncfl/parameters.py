@@ -90,6 +90,8 @@ class Parameters(BaseModel):
     buffer_clip: float = Field(default=1.0, gt=0, le=MAX_NUMBER)
     noise_multiplier: float = Field(default=0.0, ge=0)
     malicious_allowance: int = Field(default=0, ge=0)
+    malicious_fraction: float = Field(default=0.0, ge=0, lt=1)
+    """What the allowance was computed for; nothing else depends on it."""
     server_learning_rate: float = Field(default=1.0, gt=0, le=MAX_NUMBER)
     server_optimizer: Literal["sgd", "momentum", "adam"] = "sgd"
     server_momentum: float = Field(default=0.9, ge=0, lt=1)

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from pydantic import ValidationError
 
@@ -51,6 +51,8 @@ class NewDeployment:
     """Budget of every client; calibrates the noise multiplier to `epochs` uploads. None: no budget."""
     delta: float = 1e-5
     epochs: int | None = None
+    buffers: Literal["train", "freeze"] | None = None
+    """Whether floating buffers (BatchNorm) are trained; None: frozen when there is noise, else trained."""
     malicious_fraction: float = 0.0
     """Share of the clients that may collude with replicas: their noise is not counted on."""
     base_port: int | None = None
@@ -84,7 +86,9 @@ def create_deployment(root: Path, wanted: NewDeployment) -> DeploymentDirectory:
     from node.training.workbench import Workbench
 
     task = load_task(wanted.task, clients=wanted.clients, seed=wanted.seed, options=wanted.task_options)
-    workbench = Workbench(task, seed=wanted.seed, device="cpu")
+    noisy = wanted.epsilon is not None or parameters.noise_multiplier > 0
+    frozen = wanted.buffers == "freeze" or (wanted.buffers is None and noisy)
+    workbench = Workbench(task, seed=wanted.seed, device="cpu", frozen_buffers=frozen)
     operator = Identity.generate()
     parameters = _with_noise(parameters, wanted, workbench.layout.dimension)
     deployment = Deployment.create(
@@ -97,6 +101,7 @@ def create_deployment(root: Path, wanted: NewDeployment) -> DeploymentDirectory:
             digest=content_digest(workbench.initial),
             weights=workbench.layout.weights,
             buffers=workbench.layout.buffers,
+            frozen_buffers=frozen and bool(workbench.buffer_owners),
         ),
         task={"factory": wanted.task, "seed": wanted.seed, "options": dict(wanted.task_options)},
         training={**task_defaults(wanted.task).schedule.model_dump(exclude_none=True), **wanted.training},
@@ -129,7 +134,9 @@ def _with_noise(parameters: Parameters, wanted: NewDeployment, dimension: int) -
 
         cells = Cells(wanted.clients, parameters.cell_size, parameters.replicas)
         allowance = malicious_allowance(cells, wanted.malicious_fraction, parameters.min_group)
-        parameters = _changed(parameters, malicious_allowance=allowance)
+        parameters = _changed(
+            parameters, malicious_fraction=wanted.malicious_fraction, malicious_allowance=allowance
+        )
     if wanted.epsilon is None:
         return parameters
     if wanted.epochs is None:
@@ -169,11 +176,10 @@ def _require_empty(root: Path) -> None:
 
 def _parameters(wanted: NewDeployment) -> Parameters:
     defaults = task_defaults(wanted.task)
-    fixed = {"replicas", "byzantine"} & wanted.parameters.keys()
+    fixed = {"replicas", "byzantine", "malicious_fraction"} & wanted.parameters.keys()
     if fixed:
-        raise ConfigurationError(
-            f"parameter {sorted(fixed)[0]!r} has its own option: use --{sorted(fixed)[0]}"
-        )
+        name = min(fixed)
+        raise ConfigurationError(f"parameter {name!r} has its own option: use --{name.replace('_', '-')}")
     try:
         return Parameters.for_clients(
             wanted.clients,

@@ -122,7 +122,8 @@ def run_clients(
         task = load_task(
             entry.factory, clients=len(deployment.first_clients), seed=entry.seed, options=entry.options
         )
-        trainers = Workbench(task, seed=entry.seed).trainers(set(numbers.values()))
+        frozen = deployment.model.frozen_buffers
+        trainers = Workbench(task, seed=entry.seed, frozen_buffers=frozen).trainers(set(numbers.values()))
         nodes = []
         for name, identity in identities.items():
 

@@ -24,10 +24,11 @@ if __name__ == "__main__":  # Run as a file, not as a module: the checkout is no
 
 import torch
 
-from asyncfl.fold import FoldState, apply_total, compute_contribution, compute_expected
+from asyncfl.fold import FoldState, apply_total, compute_contribution
 from asyncfl.masking import decode_sum
 from asyncfl.messages import Settings
 from asyncfl.parameters import Parameters
+from asyncfl.rows import compute_divisor, compute_expected, sum_row
 from asyncfl.simulation import Simulation
 from asyncfl.simulation.parity import Federated, federate
 from node.training.defaults import task_defaults
@@ -55,7 +56,9 @@ def accuracies(run: Federated, workbench: Workbench) -> list[float]:
         items = [ledger.items[name] for name in row.items]
         sums = [(decode_sum(blobs.read(i.opened), federation.dimension), len(i.members)) for i in items]
         expected = compute_expected(members, CLIENTS)
-        state = state.after(compute_contribution(sums, expected, federation), federation)
+        added = sum_row(sums, federation)
+        divisor = compute_divisor(added, expected, (), federation)
+        state = state.after(compute_contribution(added, divisor, federation), federation)
         members.append(sum(count for _, count in sums))
         found.append(workbench.evaluate(apply_total(workbench.initial, state.total)))
     assert apply_total(workbench.initial, state.total) == run.model, "not the certified model"
@@ -101,7 +104,9 @@ def fold(dimension: int, repeat: int) -> dict[str, float]:
     for _ in range(repeat):
         for rule, federation in federations.items():
             started = time.perf_counter()
-            states[rule] = states[rule].after(compute_contribution(sums, 16, federation), federation)
+            states[rule] = states[rule].after(
+                compute_contribution(sum_row(sums, federation), 16.0, federation), federation
+            )
             times[rule].append(1000 * (time.perf_counter() - started))
     medians = {rule: statistics.median(values) for rule, values in times.items()}
     for rule, median in medians.items():

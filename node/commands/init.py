@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
 
-from asyncfl.deployment import PrivacyEntry
+from asyncfl.deployment import ModelEntry, PrivacyEntry
 from asyncfl.errors import ConfigurationError
 from asyncfl.parameters import Parameters
 from node.commands.common import Directory, JsonFlag, key_values, messages, output, write_json
 from node.deployment_creation import NewDeployment, create_deployment
+
+
+class Buffers(StrEnum):
+    TRAIN = "train"
+    FREEZE = "freeze"
 
 
 def init(
@@ -55,6 +61,13 @@ def init(
     malicious_fraction: Annotated[
         float, typer.Option(min=0, max=1, help="Share of clients whose noise is not counted on.")
     ] = 0.0,
+    buffers: Annotated[
+        Buffers | None,
+        typer.Option(
+            help="Floating buffers such as BatchNorm's statistics: trained, or frozen as initialised.",
+            show_default="frozen with noise, else trained",
+        ),
+    ] = None,
     base_port: Annotated[
         int | None, typer.Option(help="First of n consecutive ports.", show_default="free ones")
     ] = None,
@@ -102,6 +115,7 @@ def init(
         delta=delta,
         epochs=epochs,
         malicious_fraction=malicious_fraction,
+        buffers=None if buffers is None else buffers.value,
         base_port=base_port,
         urls=_urls(url or ()),
         public_keys=public_keys,
@@ -115,6 +129,7 @@ def init(
         "clients": [entry.name for entry in deployment.clients],
         "dimension": deployment.model.weights + deployment.model.buffers,
         "parameters": deployment.parameters.model_dump(),
+        "frozen_buffers": deployment.model.frozen_buffers,
         "privacy": None if deployment.privacy is None else deployment.privacy.model_dump(),
     }
     used = deployment.parameters
@@ -136,6 +151,8 @@ def init(
     )
     output.print(f"  task {escape(task)}, {facts['dimension']:,} coordinates")
     output.print(f"  {_privacy(used, deployment.privacy, epochs, malicious_fraction)}", soft_wrap=True)
+    if deployment.model.buffers or deployment.model.frozen_buffers:
+        output.print(f"  {_buffers(deployment.model, used)}", soft_wrap=True)
     if public_keys is None:
         output.print(f"  private keys of all nodes in {escape(str(directory / 'keys'))}, mode 0600")
     output.print("  operator.key signs rosters and enrolments: keep it where no node runs")
@@ -172,6 +189,21 @@ def _joined(named: dict[str, Any], others: dict[str, Any]) -> dict[str, Any]:
     for key in named.keys() & others.keys():
         raise ConfigurationError(f"--training {key} and --{key.replace('_', '-')} are the same: give one")
     return {**named, **others}
+
+
+def _buffers(model: ModelEntry, used: Parameters) -> str:
+    """What becomes of BatchNorm's statistics, in a sentence."""
+    if model.frozen_buffers:
+        why = "" if used.noise_multiplier == 0 else ", because of the noise (--buffers train trains them)"
+        return (
+            f"the model's floating buffers (as of BatchNorm) stay as initialised{why}; GroupNorm or LayerNorm "
+            "has none, and is to be preferred"
+        )
+    noise = "" if used.noise_multiplier == 0 else ", with the same noise as the weights"
+    return (
+        f"{model.buffers:,} of these are floating buffers (as of BatchNorm): they travel under a clip of their "
+        f"own, buffer_clip {used.buffer_clip:g}{noise}"
+    )
 
 
 def _urls(pairs: tuple[()] | list[str]) -> dict[str, str]:

@@ -123,4 +123,4 @@ def _workbench(files: DeploymentDirectory) -> Workbench:
     built = load_task(
         task.factory, clients=len(files.deployment.first_clients), seed=task.seed, options=task.options
     )
-    return Workbench(built, seed=task.seed)
+    return Workbench(built, seed=task.seed, frozen_buffers=files.deployment.model.frozen_buffers)

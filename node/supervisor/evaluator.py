@@ -41,7 +41,9 @@ def main(root: Path) -> None:
         seed=deployment.task.seed,
         options=deployment.task.options,
     )
-    workbench = Workbench(task, seed=deployment.task.seed, device="cpu")
+    workbench = Workbench(
+        task, seed=deployment.task.seed, device="cpu", frozen_buffers=deployment.model.frozen_buffers
+    )
 
     def answer(value: dict[str, Any]) -> None:
         answers.write(json.dumps(value) + "\n")
@@ -68,6 +70,7 @@ def main(root: Path) -> None:
             deployment.task.seed,
             evaluate_every=rounds,
             on_round=lambda number, _: answer({"progress": number, "of": rounds}),
+            frozen_buffers=deployment.model.frozen_buffers,
         )
         return {"baseline": result["accuracy"]}
 

@@ -30,6 +30,7 @@ def fedavg_baseline(
     *,
     evaluate_every: int = 1,
     on_round: Callable[[int, float | None], None] | None = None,
+    frozen_buffers: bool = False,
 ) -> dict[str, Any]:
     """Train for `rounds` rounds of `clients` updates each, from the initial model of `seed`.
 
@@ -41,7 +42,7 @@ def fedavg_baseline(
     if clients < 1 or rounds < 1 or evaluate_every < 1:
         raise ConfigurationError("a baseline needs at least one client, one round and evaluate_every >= 1")
     started = time.perf_counter()
-    workbench = Workbench(task, seed=seed)
+    workbench = Workbench(task, seed=seed, frozen_buffers=frozen_buffers)
     trainers = workbench.trainers(range(clients))
     model = workbench.initial
     accuracies: dict[int, float] = {}

@@ -14,6 +14,7 @@ from asyncfl.digest import digest
 from asyncfl.errors import ConfigurationError
 from asyncfl.messages import Settings
 from asyncfl.model import Layout, TrainingResult, flat_from_bytes, model_bytes
+from node.training.buffers import hold_in_evaluation, owners_of_buffers
 from node.training.task import LocalTraining, Preparable, Task
 
 _IN_USE: Final = threading.Lock()
@@ -26,8 +27,18 @@ class Workbench:
     `layout` is the module's flat layout, `initial` the canonical bytes of the initial model.
     """
 
-    def __init__(self, task: Task, *, seed: int, device: torch.device | str | None = None) -> None:
-        """`device`: CUDA when present, unless given. Raises `ConfigurationError`."""
+    def __init__(
+        self,
+        task: Task,
+        *,
+        seed: int,
+        device: torch.device | str | None = None,
+        frozen_buffers: bool = False,
+    ) -> None:
+        """`device`: CUDA when present, unless given. Raises `ConfigurationError`.
+
+        `frozen_buffers`: floating buffers stay as initialised, and their modules compute as in evaluation.
+        """
         self.task: Final = task
         self.seed: Final = seed
         self.device: Final = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
@@ -37,7 +48,12 @@ class Workbench:
             raise ConfigurationError(
                 f"the task's model() returned a {type(module).__name__}, not a torch.nn.Module"
             )
-        self.layout: Final = Layout.of_module(module)
+        self.layout: Final = Layout.of_module(module, frozen_buffers=frozen_buffers)
+        self.buffer_owners: Final = owners_of_buffers(module)
+        """The modules with floating buffers of their own, frozen or not."""
+        if frozen_buffers:
+            for owner in self.buffer_owners:
+                hold_in_evaluation(owner)
         self.initial: Final = model_bytes(self.layout.flatten(module.state_dict()))
         self._template: Final = {name: tensor.clone() for name, tensor in module.state_dict().items()}
         self._module: Final = module.to(self.device)

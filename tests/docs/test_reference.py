@@ -65,6 +65,7 @@ def test_init_writes_the_documented_facts_and_group_sizes(tmp_path: Path, client
         "clients",
         "dimension",
         "parameters",
+        "frozen_buffers",
         "privacy",
     }
     expected = {4: (3, 2, 6), 16: (4, 3, 8)}[clients]
