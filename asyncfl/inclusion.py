@@ -67,7 +67,9 @@ class Inclusion:
     front: int = 1
     clients: dict[bytes, Presence] = field(default_factory=dict)
     front_at: float = 0.0
-    """When the front last moved."""
+    """When the front last moved, or an upload came that it waited for and that had to queue."""
+    queued: bool = False
+    """Whether coordinators limit their TASKs, so that a client may wait for a place through no fault of its own."""
 
     def heard(self, client: bytes, epoch: int, now: float) -> Presence:
         """READY(epoch) arrived."""
@@ -106,6 +108,11 @@ class Inclusion:
             self.patience.measured(now - presence.task_at)
         if epoch + 1 > presence.at:
             self._arrived(presence, epoch + 1, now)
+
+    def worked_on(self, epoch: int, now: float) -> None:
+        """A verified upload of `epoch` came. While clients queue, those who come last have their time from then on."""
+        if self.queued and epoch <= self.front:
+            self.front_at = now
 
     def is_live(self, client: bytes, now: float) -> bool:
         """Heard from within `patience`, not overdue, and not left out for having been so."""
@@ -155,4 +162,8 @@ class Inclusion:
         """
         since = presence.since if presence.at < self.front else max(presence.since, self.front_at)
         limit = OVERDUE_FACTOR * max(presence.at_patience, self.patience.seconds)
+        if self.queued:
+            limit *= (
+                2  # A place may be held that long by one who never uploads, before the next has its time.
+            )
         return presence.at <= self.front and now - since > limit

@@ -86,6 +86,10 @@ class Parameters(BaseModel):
     min_group: int = Field(ge=1)
     max_group: int = Field(ge=1)
     window: int = Field(default=2, ge=0, le=64)
+    concurrency: int = Field(default=0, ge=0, le=1_000_000)
+    """TASKs that one coordinator has outstanding at once; 0: as many as clients ask for."""
+    beta: float = Field(default=1.0, ge=0, le=100)
+    """How much a coordinator prefers those who are in the model less often; 0: not at all."""
     clip: float = Field(default=1.0, gt=0, le=MAX_NUMBER)
     buffer_clip: float = Field(default=1.0, gt=0, le=MAX_NUMBER)
     noise_multiplier: float = Field(default=0.0, ge=0)

@@ -69,6 +69,8 @@ TRAIN = "train"
 TASK_PATIENCES = 3.0
 """How long a coordinator that answers may bring no TASK, in units of patience. It waits 2 itself for the
 client's previous upload; with the same 2 here, both timers would end together and cells would fall apart."""
+QUEUE_PATIENCES = 1.0
+"""How much longer it may take for each client that waits for the same place (a training takes about half of it)."""
 LONGEST_HEARTBEAT = 5.0
 LOST_TASK_SECONDS = 0.5
 """How long a client rests after a TASK whose model did not come."""
@@ -129,6 +131,8 @@ class Client:
         """How far down the line of this epoch's cell this client is."""
         self._asked_at = 0.0
         self._asked_patience = 0.0
+        self._queue_until = 0.0
+        """Until when the coordinator's word that others come first is taken for a reason to wait."""
         self._acknowledged = False
         self._heartbeat_at = 0.0
         self._upload_at = 0.0
@@ -300,6 +304,7 @@ class Client:
             self._place = place % len(line)
         self._asked_at = self._heartbeat_at = self.now
         self._asked_patience = self.fronts.patience
+        self._queue_until = self.now
         self._acknowledged = False
         if self.state is State.ASKING:
             self._waiting_for = f"replica {self._coordinator} to answer READY({self.epoch})"
@@ -316,12 +321,16 @@ class Client:
         silent = self.now - self._asked_at
         if not self._acknowledged and silent > max(1.0, self._asked_patience / 5):
             reason = "READY was not acknowledged"
-        elif silent > TASK_PATIENCES * self._asked_patience and not self._is_ahead():
+        elif self._is_overdue(silent) and not self._is_ahead():
             reason = "READY brought no TASK"
         else:
             return
         self._notify("next_in_line", epoch=self.epoch, replica=self._coordinator, reason=reason)
         self._ask_from(self._place + 1)
+
+    def _is_overdue(self, silent: float) -> bool:
+        """Whether READY has brought no TASK for too long, a queue taken into account."""
+        return silent > TASK_PATIENCES * self._asked_patience and self.now > self._queue_until
 
     def _is_ahead(self) -> bool:
         """Whether waiting is right: this client is beyond the window of the front that n-t replicas report."""
@@ -377,6 +386,23 @@ class Client:
         if self.state is State.ASKING and replica == self._coordinator and message.epoch == self.epoch:
             self._acknowledged = True
             self._waiting_for = f"replica {replica}: {message.reason}"
+            if message.queue:
+                self._wait_in_queue(message.queue)
+
+    def _wait_in_queue(self, others: int) -> None:
+        """Others wait for the same place: have patience for as long as they may take.
+
+        From each WAIT anew, but in all never longer than a queue of the whole roster takes: a liar's queue never
+        ends. Leaving an honest queue is worse than waiting: the cell would fall apart over several coordinators.
+        """
+        places = self.parameters.concurrency
+        if places:
+            roster = len(self.rosters.at(self.epoch).members)
+            longest = TASK_PATIENCES + QUEUE_PATIENCES * roster / places
+            wait = TASK_PATIENCES + QUEUE_PATIENCES * min(others, roster) / places
+            self._queue_until = min(
+                self._asked_at + longest * self._asked_patience, self.now + wait * self.fronts.patience
+            )
 
     def _receive_task(self, replica: int, message: Task) -> None:
         """Only for the epoch this client said, from the replica it asked, with a certificate that holds."""

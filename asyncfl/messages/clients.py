@@ -71,6 +71,8 @@ class Wait(Wire):
 
     epoch: Epoch
     reason: ShortText
+    queue: Count = 0
+    """Other clients that wait for a place at this coordinator, if its TASKs are limited."""
 
 
 class Settings(Wire):

@@ -90,7 +90,7 @@ class Replica:
         self.coordination = Coordination(context, self.uploads, self.locks, self.opening)
         self.gossip = Gossip(context, self.items)
         self.models = Models(context, self.gossip, initial_model)
-        self.tasks = Tasks(context, self.models)
+        self.tasks = Tasks(context, self.uploads, self.models)
         self.uploads.is_needed = self._is_needed
         self._load(durable)
         self._from_replica: dict[type[Any], Callable[[int, Any], object]] = {
@@ -173,7 +173,7 @@ class Replica:
         replica = context.federation.replica_index.get(peer)
         if replica is not None:
             context.unreachable_since.setdefault(replica, now)
-        self.tasks.asking.pop(peer, None)
+        self.tasks.forget(peer)
         return self._settle()
 
     def receive(self, peer: bytes, message: Message, now: float) -> list[Effect]:

@@ -6,9 +6,12 @@ from dataclasses import dataclass
 
 from asyncfl.effects import Put, Table
 from asyncfl.identity import verify
+from asyncfl.inclusion import OVERDUE_FACTOR
 from asyncfl.messages import Front, Leave, Ready, Task, Wait
 from asyncfl.replica.context import RESEND_SECONDS, Context
 from asyncfl.replica.models import Models
+from asyncfl.replica.scheduler import Candidate, Scheduler, compute_deficit
+from asyncfl.replica.uploads import Uploads
 
 LEFT = b"left:"
 """Prefix of the keys of clients' LEAVE statements in `Table.META`."""
@@ -26,13 +29,18 @@ class Asking:
 class Tasks:
     """Serves the clients that ask this replica to coordinate their epoch."""
 
-    def __init__(self, context: Context, models: Models) -> None:
+    def __init__(self, context: Context, uploads: Uploads, models: Models) -> None:
         self.context = context
+        self.uploads = uploads
         self.models = models
         self.asking: dict[bytes, Asking] = {}
         self.given: dict[bytes, tuple[int, float]] = {}
         """The last TASK's epoch, and when it was last sent."""
         self._front: Front | None = None
+        # A signature that never leaves this replica: nobody else can compute it.
+        self.scheduler = Scheduler(context.parameters, context.sign("scheduler", b""))
+        self._waiting: set[bytes] = set()
+        """Clients that could be given a TASK but for the limit, when last looked."""
 
     def load(self, rows: dict[bytes, bytes]) -> None:
         """Clients that had left before a restart."""
@@ -50,7 +58,7 @@ class Tasks:
             return
         context.persist(Put(Table.META, LEFT + client, message.encode()))
         context.inclusion.leave(client)
-        self.asking.pop(client, None)
+        self.forget(client)
         context.notify("client_left", client=client.hex()[:12], epoch=message.epoch, uploads=message.uploads)
 
     def receive_ready(self, client: bytes, message: Ready) -> None:
@@ -62,14 +70,22 @@ class Tasks:
         context.send(client, self._signed_front())
         if not message.wants_task or message.coordinator != context.index:
             self.asking.pop(client, None)
+            if message.wants_task:
+                self.scheduler.release(client)
             return
         asking = self.asking.get(client)
         if asking is None or asking.epoch != message.epoch:
             since = presence.since if presence.at == message.epoch else context.now
             self.asking[client] = Asking(message.epoch, message.uploaded, since)
+        if self.scheduler.is_limited:
+            self._serve_some()
         reason = self._serve(client)
         if reason is not None:
-            context.send(client, Wait(epoch=message.epoch, reason=reason))
+            context.send(client, Wait(epoch=message.epoch, reason=reason, queue=self._others(client)))
+
+    def forget(self, client: bytes) -> None:
+        """The client is gone, or has left for good."""
+        self.asking.pop(client, None)
 
     def _signed_front(self) -> Front:
         """Signed once and sent to everybody, until the front or the patience changes."""
@@ -85,21 +101,15 @@ class Tasks:
 
     def _serve(self, client: bytes) -> str | None:
         """Send a TASK if there is one to give; else say why not."""
-        context = self.context
-        asking = self.asking[client]
-        epoch = asking.epoch
-        limit = context.inclusion.front + context.parameters.window
-        if epoch > limit:
-            return f"epoch {epoch} is beyond front + window = {limit}"
-        reachable = len(context.connected_replicas())
-        if reachable < context.parameters.quorum:
-            # What would be trained now could not be opened before it expires, and its privacy cost is real.
-            return f"{reachable} replicas can be reached, {context.parameters.quorum} are needed to open anything"
-        latest = self.models.latest
-        if latest is None or latest.certificate is None:
-            return f"no model is certified yet: {context.parameters.certifiers} replicas must sign one"
-        if not self._has_previous(client, asking, latest.names):
-            return f"the upload of epoch {asking.uploaded} is not in a certified model yet"
+        obstacle = self._obstacle(client)
+        if obstacle is not None:
+            return obstacle
+        context, epoch, latest = self.context, self.asking[client].epoch, self.models.latest
+        assert latest is not None
+        assert latest.certificate is not None
+        if self.scheduler.is_limited and not self.scheduler.has_task(client, epoch):
+            limit = context.parameters.concurrency
+            return f"{self._others(client)} other clients wait too, and {limit} may train at a time"
         given = self.given.get(client)
         if given is not None and given[0] == epoch and context.now < given[1] + RESEND_SECONDS:
             return None
@@ -112,6 +122,72 @@ class Tasks:
         context.send(client, task)
         return None
 
+    def _obstacle(self, client: bytes) -> str | None:
+        """Why this client could not be given a TASK now, were there a place for it."""
+        context = self.context
+        asking = self.asking[client]
+        limit = context.inclusion.front + context.parameters.window
+        if asking.epoch > limit:
+            return f"epoch {asking.epoch} is beyond front + window = {limit}"
+        reachable = len(context.connected_replicas())
+        if reachable < context.parameters.quorum:
+            # What would be trained now could not be opened before it expires, and its privacy cost is real.
+            return f"{reachable} replicas can be reached, {context.parameters.quorum} are needed to open anything"
+        latest = self.models.latest
+        if latest is None or latest.certificate is None:
+            return f"no model is certified yet: {context.parameters.certifiers} replicas must sign one"
+        if not self._has_previous(client, asking, latest.names):
+            return f"the upload of epoch {asking.uploaded} is not in a certified model yet"
+        return None
+
+    # limited concurrency
+
+    def _others(self, client: bytes) -> int:
+        """How many wait for a place beside this client."""
+        return len(self._waiting - {client})
+
+    def _serve_some(self) -> None:
+        """Give the places that are free to some of those who wait."""
+        context, scheduler = self.context, self.scheduler
+        scheduler.expire(context.now, self._is_over)
+        waiting = [
+            (client, asking.epoch)
+            for client, asking in self.asking.items()
+            if not scheduler.has_task(client, asking.epoch) and self._obstacle(client) is None
+        ]
+        self._waiting = {client for client, _ in waiting}
+        chosen = scheduler.choose(self._candidates(waiting), self._is_live) if waiting else []
+        for candidate in chosen:
+            expires = context.now + OVERDUE_FACTOR * context.inclusion.patience.seconds
+            scheduler.give(candidate.client, candidate.epoch, expires)
+            self._serve(candidate.client)
+            self._waiting.discard(candidate.client)
+
+    def _candidates(self, waiting: list[tuple[bytes, int]]) -> list[Candidate]:
+        context, window = self.context, self.context.parameters.window
+        counts = [context.count(client) for client in context.inclusion.clients if self._is_live(client)]
+        mean = sum(counts) / max(1, len(counts))
+        return [
+            Candidate(
+                client,
+                epoch,
+                compute_deficit(context.count(client), mean, window),
+                self._is_live(client),
+            )
+            for client, epoch in waiting
+        ]
+
+    def _is_live(self, client: bytes) -> bool:
+        return self.context.inclusion.is_live(client, self.context.now)
+
+    def _is_over(self, client: bytes, epoch: int) -> bool:
+        """Whether a TASK has brought its upload, here or elsewhere, or its client is silent."""
+        context = self.context
+        presence = context.inclusion.clients[client]
+        if presence.at > epoch or context.now - presence.heard > presence.patience:
+            return True
+        return (client, epoch) in self.uploads.accepted or (client, epoch) in context.ledger.included
+
     def _has_previous(self, client: bytes, asking: Asking, names: frozenset[bytes]) -> bool:
         """Whether the model contains the client's last upload, or it has waited long enough for that."""
         context = self.context
@@ -122,5 +198,7 @@ class Tasks:
 
     def tick(self) -> None:
         """Give TASKs that have become possible."""
+        if self.scheduler.is_limited:
+            self._serve_some()
         for client in list(self.asking):
             self._serve(client)

@@ -219,6 +219,7 @@ class Uploads:
             self.accepted[record.key] = digest
             writes.append(Put(Table.SEEN, seen_key(client, epoch), digest))
         context.persist(*writes)
+        context.inclusion.worked_on(epoch, context.now)
         if share is not None and self.accepted.get(record.key) == digest:
             record.oks[context.index] = self._sign(ShareOk.KIND, record)
         if record.share_bad:

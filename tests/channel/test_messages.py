@@ -225,26 +225,26 @@ CERTIFICATE = (bytes(32), 1, bytes(32), ())
                 (3, (1, CERTIFICATE, 4, {"learning_rate": 0.5, "local_steps": 0, "batch_size": 1}))
             ),
         ),
-        ("a map for the fields", msgpack.packb((2, {"epoch": 1, "reason": "x"}))),
+        ("a map for the fields", msgpack.packb((2, {"epoch": 1, "reason": "x", "queue": 0}))),
         ("a map for the frame", msgpack.packb({"0": 1})),
-        ("a field too many", msgpack.packb((2, (1, "x", 1)))),
-        ("a field too few", msgpack.packb((2, (1,)))),
-        ("a third element", msgpack.packb((2, (1, "x"), 0))),
-        ("nil for a field", msgpack.packb((2, (None, "x")))),
-        ("an epoch of zero", msgpack.packb((2, (0, "x")))),
-        ("a negative epoch", msgpack.packb((2, (-1, "x")))),
-        ("an epoch beyond 31 bits", msgpack.packb((2, (2**31, "x")))),
-        ("an unknown tag", msgpack.packb((99, (1, "x")))),
-        ("a negative tag", msgpack.packb((-1, (1, "x")))),
-        ("a boolean tag", msgpack.packb((True, (1, "x")))),
-        ("a string tag", msgpack.packb(("2", (1, "x")))),
-        ("an extension type", msgpack.packb((2, (1, msgpack.ExtType(4, b"x"))))),
-        ("a timestamp", b"\x92\x02\x92\xd6\xff\x00\x00\x00\x00\xa1x"),
-        ("a string that is not UTF-8", b"\x92\x02\x92\x01\xa2\xff\xfe"),
-        ("half a surrogate", b"\x92\x02\x92\x01\xa3\xed\xa0\x80"),
+        ("a field too many", msgpack.packb((2, (1, "x", 0, 1)))),
+        ("a field too few", msgpack.packb((2, (1, "x")))),
+        ("a third element", msgpack.packb((2, (1, "x", 0), 0))),
+        ("nil for a field", msgpack.packb((2, (None, "x", 0)))),
+        ("an epoch of zero", msgpack.packb((2, (0, "x", 0)))),
+        ("a negative epoch", msgpack.packb((2, (-1, "x", 0)))),
+        ("an epoch beyond 31 bits", msgpack.packb((2, (2**31, "x", 0)))),
+        ("an unknown tag", msgpack.packb((99, (1, "x", 0)))),
+        ("a negative tag", msgpack.packb((-1, (1, "x", 0)))),
+        ("a boolean tag", msgpack.packb((True, (1, "x", 0)))),
+        ("a string tag", msgpack.packb(("2", (1, "x", 0)))),
+        ("an extension type", msgpack.packb((2, (1, msgpack.ExtType(4, b"x"), 0)))),
+        ("a timestamp", b"\x92\x02\x93\xd6\xff\x00\x00\x00\x00\xa1x\x00"),
+        ("a string that is not UTF-8", b"\x92\x02\x93\x01\xa2\xff\xfe\x00"),
+        ("half a surrogate", b"\x92\x02\x93\x01\xa3\xed\xa0\x80\x00"),
         ("arrays nested deeply", b"\x91" * 100_000 + b"\x01"),
         ("arrays nested just under the parser's limit", b"\x91" * 500 + b"\x01"),
-        ("nesting inside a field", b"\x92\x02\x92" + b"\x91" * 400 + b"\x01\xa1x"),
+        ("nesting inside a field", b"\x92\x02\x93" + b"\x91" * 400 + b"\x01\xa1x\x00"),
         ("maps nested deeply", b"\x81\xa1x" * 50_000 + b"\x01"),
         ("an announced array of 2^32 elements", b"\xdd\xff\xff\xff\xff"),
         ("an announced array beyond the limit", b"\xdd\x00\x01\x00\x01" + b"\x01" * 65537),
@@ -252,7 +252,7 @@ CERTIFICATE = (bytes(32), 1, bytes(32), ())
         ("an announced map of 2^32 entries", b"\xdf\xff\xff\xff\xff"),
         ("an array for a map key", b"\x81\x91\x01\x01"),
         ("a reserved byte", b"\xc1"),
-        ("two messages in one", b"\x92\x02\x92\x01\xa1x" * 2),
+        ("two messages in one", b"\x92\x02\x93\x01\xa1x\x00" * 2),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -262,7 +262,7 @@ def test_this_frame_is_refused(name: str, frame: bytes) -> None:
 
 
 def test_the_frame_that_the_refused_ones_vary_is_valid() -> None:
-    assert decode_message(b"\x92\x02\x92\x01\xa1x") == Wait(epoch=1, reason="x")
+    assert decode_message(b"\x92\x02\x93\x01\xa1x\x00") == Wait(epoch=1, reason="x")
     assert decode_message(pack((26, (bytes(32), 0)))) == Pull(blob=bytes(32), offset=0)
     task = decode_message(pack((3, (1, CERTIFICATE, 4, (0.5, 0, 1, 0.0, 0.0, 0)))))
     assert task.settings == Settings(learning_rate=0.5, local_steps=0, batch_size=1)  # type: ignore[union-attr]
