@@ -27,6 +27,7 @@ from node.commands import (
     plan,
     privacy,
     run_node,
+    simulate,
     status,
     up,
 )
@@ -113,6 +114,7 @@ app.command("evaluate", rich_help_panel="Models")(model.evaluate)
 app.command("export", rich_help_panel="Models")(model.export)
 app.command("bench", rich_help_panel="Models")(bench.bench)
 app.command("experiment", rich_help_panel="Models")(experiment.experiment)
+app.command("simulate", rich_help_panel="Drills")(simulate.simulate)
 app.command("plan", rich_help_panel="Privacy")(plan.plan)
 app.command("privacy", rich_help_panel="Privacy")(privacy.privacy)
 

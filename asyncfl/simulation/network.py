@@ -66,6 +66,8 @@ class Node:
     """Counts restarts, so that what was under way before a crash finds nobody."""
     fetching: set[tuple[bytes, bytes]] = field(default_factory=set)
     events: list[tuple[float, Notify]] = field(default_factory=list)
+    clock: Callable[[float], float] = lambda now: now
+    """What this node's own clock shows at a virtual time: clocks may be off, and run fast or slow."""
 
 
 class Network:
@@ -92,6 +94,10 @@ class Network:
         """Sees every message as it is sent; may replace it, or drop it by returning None."""
         self.before_effect: Callable[[Node, Effect], None] = lambda node, effect: None
         """Sees every effect before it is carried out; may crash the node."""
+        self.hold: Callable[[Node, Node, Message], float] = lambda source, target, message: 0.0
+        """Seconds that a message (and all behind it on its connection) is kept for, besides the latency."""
+        self.duplicates = 0.0
+        """Probability that a message arrives twice."""
         self._queue: list[tuple[float, int, Callable[[], None]]] = []
         self._count = 0
         self._cut: set[frozenset[bytes]] = set()
@@ -109,7 +115,7 @@ class Network:
         node.life += 1
         node.fetching.clear()
         machine = node.machine = node.make({table: dict(rows) for table, rows in node.durable.items()})
-        self._execute(node, machine.start(self.now))
+        self._execute(node, machine.start(node.clock(self.now)))
         self._schedule_tick(node, node.life)
         for other in self.nodes.values():
             self._connect(node, other)
@@ -149,6 +155,8 @@ class Network:
     def _disconnect(self, a: Node, b: Node) -> None:
         if self._connections.pop(frozenset((a.key, b.key)), None) is None:
             return
+        self._last_arrival.pop((a.key, b.key), None)
+        self._last_arrival.pop((b.key, a.key), None)
         for node, peer in ((a, b), (b, a)):
             if node.machine is None:
                 continue
@@ -182,7 +190,7 @@ class Network:
     def _schedule_tick(self, node: Node, life: int) -> None:
         def act() -> None:
             if node.machine is not None and node.life == life:
-                self._execute(node, node.machine.tick(self.now))
+                self._execute(node, node.machine.tick(node.clock(self.now)))
                 self._schedule_tick(node, life)
 
         self.after(self.tick_seconds, act)
@@ -191,10 +199,12 @@ class Network:
         low, high = self.latency
         return float(self.rng.uniform(low, high))
 
-    def _deliver(self, target: Node, source: bytes, connection: int, action: Callable[[], None]) -> None:
+    def _deliver(
+        self, target: Node, source: bytes, connection: int, action: Callable[[], None], held: float = 0.0
+    ) -> None:
         """In order within a connection; lost if the connection has gone by then."""
         pair = frozenset((target.key, source))
-        arrival = max(self.now + self._delay(), self._last_arrival.get((source, target.key), 0.0))
+        arrival = max(self.now + self._delay() + held, self._last_arrival.get((source, target.key), 0.0))
         self._last_arrival[source, target.key] = arrival
 
         def act() -> None:
@@ -208,7 +218,7 @@ class Network:
 
     def _on(self, node: Node, event: str, *arguments: Any) -> None:
         if node.machine is not None:
-            self._execute(node, getattr(node.machine, event)(*arguments, self.now))
+            self._execute(node, getattr(node.machine, event)(*arguments, node.clock(self.now)))
 
     def _execute(self, node: Node, effects: Iterable[Effect]) -> None:
         life = node.life
@@ -256,7 +266,11 @@ class Network:
                 target, node.key, connection, lambda: self._fail_fetch(target, node.key, blob, "missing")
             )
             return
-        self._deliver(target, node.key, connection, lambda: self._on(target, "receive", node.key, seen))
+        held = self.hold(node, target, seen)
+        copies = 2 if self.duplicates and self.rng.random() < self.duplicates else 1
+        for _ in range(copies):
+            arrive = partial(self._on, target, "receive", node.key, seen)
+            self._deliver(target, node.key, connection, arrive, held)
 
     def _fetch(self, node: Node, peer: bytes, digest: bytes) -> None:
         if node.blobs.has(digest):

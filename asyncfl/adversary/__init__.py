@@ -1,0 +1,9 @@
+"""Attackers, as drop-in behaviours around the real state machines: for simulations, tests and drills.
+
+Nothing here is imported by a node unless it was told to misbehave.
+"""
+
+from asyncfl.adversary import clients, replicas  # noqa: F401  (they enter their behaviours into the registry)
+from asyncfl.adversary.behaviour import ATTACKERS, Attacker, Behaviour, Coven, Insider, Malicious
+
+__all__ = ["ATTACKERS", "Attacker", "Behaviour", "Coven", "Insider", "Malicious"]

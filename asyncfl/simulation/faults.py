@@ -1,0 +1,178 @@
+"""Misfortune, as data: what a seed draws, what is applied to a run, and what shrinking leaves out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from asyncfl.effects import Effect
+from asyncfl.messages import Message
+from asyncfl.simulation.network import Network, Node
+
+AT_ONCE: Final = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Crash:
+    """`node` loses all that is not on disk at `at`, and starts again `down` seconds later."""
+
+    node: str
+    at: float
+    down: float
+
+    @property
+    def end(self) -> float:
+        return self.at + self.down
+
+
+@dataclass(frozen=True, slots=True)
+class CrashAtEffect:
+    """`node` crashes before its `count`-th effect is carried out, and starts again `down` seconds later."""
+
+    node: str
+    count: int
+    down: float
+
+    @property
+    def end(self) -> float:
+        return AT_ONCE
+
+
+@dataclass(frozen=True, slots=True)
+class Partition:
+    """Nobody in `nodes` reaches anybody else from `at` on, for `seconds`."""
+
+    nodes: tuple[str, ...]
+    at: float
+    seconds: float
+
+    @property
+    def end(self) -> float:
+        return self.at + self.seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Disconnection:
+    """The connection between two nodes breaks at `at`, and comes back `seconds` later."""
+
+    first: str
+    second: str
+    at: float
+    seconds: float
+
+    @property
+    def end(self) -> float:
+        return self.at + self.seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """An adversarial scheduler: messages of one `kind` ("*": all) to `target` ("*": anybody) take `seconds` longer."""
+
+    kind: str
+    target: str
+    seconds: float
+    until: float
+
+    @property
+    def end(self) -> float:
+        return self.until + self.seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Skew:
+    """`node`'s clock shows offset + rate * time."""
+
+    node: str
+    rate: float
+    offset: float
+
+    @property
+    def end(self) -> float:
+        return AT_ONCE
+
+
+@dataclass(frozen=True, slots=True)
+class Duplicates:
+    """Every message arrives twice with this probability."""
+
+    probability: float
+
+    @property
+    def end(self) -> float:
+        return AT_ONCE
+
+
+Fault = Crash | CrashAtEffect | Partition | Disconnection | Hold | Skew | Duplicates
+
+
+def apply(network: Network, faults: Sequence[Fault]) -> None:
+    """Arrange for all of `faults` on a network that has not been started."""
+    nodes = {node.name: node for node in network.nodes.values()}
+    holds = [fault for fault in faults if isinstance(fault, Hold)]
+
+    def hold(source: Node, target: Node, message: Message) -> float:
+        kind = type(message).__name__
+        return sum(
+            fault.seconds
+            for fault in holds
+            if network.now < fault.until and fault.kind in ("*", kind) and fault.target in ("*", target.name)
+        )
+
+    network.hold = hold
+    for fault in faults:
+        match fault:
+            case Crash(name, at, down):
+                _crash_at(network, nodes[name], at, down)
+            case CrashAtEffect(name, count, down):
+                _crash_at_effect(network, nodes[name], count, down)
+            case Partition(names, at, seconds):
+                inside = {nodes[name].key for name in names}
+                for node in nodes.values():
+                    if node.key not in inside:
+                        for key in inside:
+                            _cut(network, node.key, key, at, seconds)
+            case Disconnection(first, second, at, seconds):
+                _cut(network, nodes[first].key, nodes[second].key, at, seconds)
+            case Skew(name, rate, offset):
+                nodes[name].clock = lambda now, rate=rate, offset=offset: offset + rate * now  # type: ignore[misc]
+            case Duplicates(probability):
+                network.duplicates = probability
+            case Hold():
+                pass
+
+
+def _crash_at(network: Network, node: Node, at: float, down: float) -> None:
+    def crash() -> None:
+        if node.machine is not None:
+            network.crash(node.key)
+            network.after(down, lambda: _restart(network, node))
+
+    network.after(at, crash)
+
+
+def _crash_at_effect(network: Network, node: Node, count: int, down: float) -> None:
+    before, left = network.before_effect, count
+
+    def watch(which: Node, effect: Effect) -> None:
+        nonlocal left
+        if which is node and left:
+            left -= 1
+            if not left:
+                network.crash(node.key)
+                network.after(down, lambda: _restart(network, node))
+                return
+        before(which, effect)
+
+    network.before_effect = watch
+
+
+def _restart(network: Network, node: Node) -> None:
+    if node.machine is None:
+        network.start(node.key)
+
+
+def _cut(network: Network, a: bytes, b: bytes, at: float, seconds: float) -> None:
+    network.after(at, lambda: network.cut(a, b))
+    network.after(at + seconds, lambda: network.heal(a, b))

@@ -1,0 +1,279 @@
+"""Sees every effect of a simulated run, knows all secrets, and says what must never happen (rules S1 to S4).
+
+S1  nothing but the sums of whole, disjoint, locked groups is opened, or can be computed from all that was given away
+S2  honest replicas with the same entries have the same model, bit for bit
+S3  an honest client trains only on a model that an honest replica computed
+S4  no promise leaves a node before what it rests on is on disk, and none is ever contradicted
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection
+from dataclasses import dataclass
+
+import numpy as np
+
+from asyncfl import masking
+from asyncfl.client.jobs import TrainAndProtect
+from asyncfl.client.machine import PENDING
+from asyncfl.effects import Compute, Effect, Persist, Put, Send, SendBlob, Table
+from asyncfl.masking.protect import SALT_BYTES
+from asyncfl.messages import (
+    Attest,
+    GroupId,
+    Leave,
+    LockContent,
+    Locked,
+    Manifest,
+    Message,
+    ModelVote,
+    Relay,
+    ShareOk,
+    ShareSum,
+    Stored,
+    Upload,
+)
+from asyncfl.simulation.deployment import Simulation
+from asyncfl.simulation.knowledge import components, computable_sums, span_contains
+from asyncfl.simulation.network import Node
+
+
+@dataclass(frozen=True, slots=True)
+class Violation:
+    """A broken rule: which, when (virtual seconds), where, and what happened."""
+
+    rule: str
+    time: float
+    node: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.rule} at {self.time:.3f} s, {self.node}: {self.text}"
+
+
+class Observer:
+    """Attach before `start`; whoever is not in `malicious` (public keys) is held to the rules."""
+
+    def __init__(self, simulation: Simulation, malicious: Collection[bytes] = ()) -> None:
+        self.simulation = simulation
+        self.malicious = frozenset(malicious)
+        self.violations: list[Violation] = []
+        federation = simulation.federation
+        self._replicas = federation.replica_index
+        self._identities = {identity.public: identity for identity in simulation.replica_ids}
+        self.manifests: dict[bytes, Manifest] = {}
+        self._uploads: dict[tuple[bytes, int], bytes] = {}
+        self._vouched: dict[tuple[bytes, bytes, int], bytes] = {}
+        self._locked: dict[tuple[bytes, object], bytes] = {}
+        self._signers: dict[bytes, set[bytes]] = defaultdict(set)
+        self.contents: dict[bytes, LockContent] = {}
+        """Every content that an honest replica wrote down as locked or revealed, by group digest."""
+        self.answers: dict[bytes, set[int]] = defaultdict(set)
+        """Points at which honest replicas gave sums of shares, by group digest."""
+        self._totals: dict[tuple[bytes, int], bytes] = {}
+        """Answers that were checked, by group and point: each is sent to everybody."""
+        self._answered: dict[tuple[bytes, int], bytes] = {}
+        """The group in which an upload (client, epoch) was answered."""
+        self._models: set[bytes] = set()
+        self._model_of: dict[bytes, bytes] = {}
+        self._attested: dict[GroupId, bytes] = {}
+        self._next = simulation.network.before_effect
+        simulation.network.before_effect = self._on_effect
+
+    # events
+
+    def _on_effect(self, node: Node, effect: Effect) -> None:
+        self._next(node, effect)
+        if node.machine is None:
+            return
+        if isinstance(effect, Send) and isinstance(effect.message, Upload | Relay):
+            manifest = effect.message.manifest
+            self.manifests[manifest.digest()] = manifest
+        if node.key in self.malicious:
+            return
+        if node.key in self._replicas:
+            if isinstance(effect, Persist):
+                self._note_contents(node, effect)
+            elif isinstance(effect, Send):
+                self._on_replica_sends(node, effect.message)
+        else:
+            self._on_client(node, effect)
+
+    def _fail(self, rule: str, node: Node, text: str) -> None:
+        self.violations.append(Violation(rule, self.simulation.network.now, node.name, text))
+
+    def _note_contents(self, node: Node, effect: Persist) -> None:
+        for write in effect.writes:
+            if isinstance(write, Put) and write.table is Table.LOCKS:
+                content = LockContent.decode(write.value)
+                group = content.digest()
+                self.contents[group] = content
+                if content.id.coordinator == self._replicas[node.key]:
+                    self._signers[group].add(node.key)  # Its own vote never travels as a message.
+
+    # replicas
+
+    def _on_replica_sends(self, node: Node, message: Message) -> None:
+        match message:
+            case ShareOk():
+                self._on_share_ok(node, message)
+            case Stored(manifest=manifest):
+                if manifest not in node.durable[Table.MANIFESTS] and not self._has_item(node, manifest):
+                    self._fail("S4", node, "STORED for an upload that is not on disk")
+            case Locked(id=group_id, group=group):
+                self._on_locked(node, group_id, group)
+            case ShareSum():
+                self._on_share_sum(node, message)
+            case ModelVote():
+                self._on_model_vote(node, message)
+            case Attest(id=group_id, item=item):
+                if item not in node.durable[Table.ITEMS]:
+                    self._fail("S4", node, "an attestation of an item that is not on disk")
+                known = self._attested.setdefault(group_id, item)
+                if known != item:
+                    self._fail("S2", node, f"honest replicas attest different sums of {group_id}")
+
+    def _on_share_ok(self, node: Node, message: ShareOk) -> None:
+        known = self._vouched.setdefault((node.key, message.client, message.epoch), message.manifest)
+        if known != message.manifest:
+            self._fail("S4", node, f"vouched for two uploads of one client and epoch {message.epoch}")
+        on_disk = message.manifest in node.durable[Table.MANIFESTS] and node.durable[Table.SHARES].get(
+            message.manifest
+        )
+        if not on_disk and not self._has_item(node, message.manifest):
+            self._fail("S4", node, "SHARE_OK for an upload or share that is not on disk")
+
+    def _has_item(self, node: Node, manifest: bytes) -> bool:
+        machine = node.machine
+        items = getattr(machine, "context").ledger.items.values()  # noqa: B009
+        return any(member.manifest == manifest for item in items for member in item.members)
+
+    def _on_locked(self, node: Node, group_id: GroupId, group: bytes) -> None:
+        rows = node.durable[Table.LOCKS].values()
+        content = next((c for c in map(LockContent.decode, rows) if c.digest() == group), None)
+        if content is None:
+            self._fail("S4", node, "a lock was signed before it was on disk")
+            return
+        self._signers[group].add(node.key)
+        for thing in (group_id, *((member.client, member.epoch) for member in content.members)):
+            known = self._locked.setdefault((node.key, thing), group)
+            if known != group:
+                self._fail("S4", node, f"locked one id or upload in two groups: {thing}")
+
+    def _on_share_sum(self, node: Node, message: ShareSum) -> None:
+        """S1 at the moment an answer leaves."""
+        content = self.contents.get(message.group)
+        if content is None:
+            self._fail("S1", node, "a sum of shares of a group that no honest replica wrote down")
+            return
+        parameters = self.simulation.parameters
+        if len(self._signers[message.group]) < parameters.quorum - parameters.byzantine:
+            self._fail("S1", node, "a sum of shares of a group that fewer than n-t replicas locked")
+        self._check_content(node, content)
+        for member in content.members:
+            known = self._answered.setdefault((member.client, member.epoch), message.group)
+            if known != message.group:
+                self._fail("S1", node, "an upload was answered in two groups")
+        point = self._replicas[node.key] + 1
+        self.answers[message.group].add(point)
+        if self._totals.get((message.group, point)) != message.total:
+            self._totals[message.group, point] = message.total
+            self._check_total(node, content, message.total)
+
+    def _check_content(self, node: Node, content: LockContent) -> None:
+        parameters, group = self.simulation.parameters, content.id
+        manifests = [self.manifests[member.manifest] for member in content.members]
+        own = [m for m in manifests if (m.core.epoch, m.core.cell) == (group.epoch, group.cell)]
+        if len(own) < parameters.min_group or len({m.core.roster_digest for m in own}) > 1:
+            self._fail("S1", node, f"{len(own)} members of one cell were opened, not {parameters.min_group}")
+        if len({m.core.client for m in manifests}) < len(manifests):
+            self._fail("S1", node, "a client appears twice in an opened group")
+        if len(manifests) > parameters.max_group:
+            self._fail("S1", node, f"{len(manifests)} members were opened, more than max_group")
+
+    def _check_total(self, node: Node, content: LockContent, total: bytes) -> None:
+        """An honest replica's answer is the sum of its shares of all members, and nothing else."""
+        index, identity = self._replicas[node.key], self._identities[node.key]
+        boxes = [self.manifests[member.manifest].core.boxes[index] for member in content.members]
+        shares = [identity.unseal(box)[SALT_BYTES:] for box in boxes]
+        if masking.sum_packed(shares, self.simulation.federation) != total:
+            self._fail("S1", node, "an answer is not the sum of the shares of all members")
+
+    def _on_model_vote(self, node: Node, message: ModelVote) -> None:
+        if node.durable[Table.MODELS].get(message.version) != message.model:
+            self._fail("S4", node, "a model was signed that is not on disk as this version's")
+        self._models.add(message.model)
+        known = self._model_of.setdefault(message.version, message.model)
+        if known != message.model:
+            self._fail("S2", node, "honest replicas signed different models of one version")
+
+    # clients
+
+    def _on_client(self, node: Node, effect: Effect) -> None:
+        if isinstance(effect, Compute) and isinstance(effect.job, TrainAndProtect):
+            if effect.job.model not in self._models:
+                self._fail("S3", node, "trains on a model that no honest replica signed")
+        elif isinstance(effect, SendBlob):
+            self._check_payload(node, effect.digest)
+        elif isinstance(effect, Send) and isinstance(effect.message, Upload):
+            self._on_upload(node, effect.message.manifest)
+        elif isinstance(effect, Send) and isinstance(effect.message, Leave):
+            self._check_leave(node, effect.message)
+
+    def _on_upload(self, node: Node, manifest: Manifest) -> None:
+        core, name = manifest.core, manifest.digest()
+        if self._uploads.setdefault((core.client, core.epoch), name) != name:
+            self._fail("S4", node, f"two uploads for epoch {core.epoch}")
+        if node.durable[Table.META].get(PENDING) != manifest.encode():
+            self._fail("S4", node, f"the upload of epoch {core.epoch} leaves before it is on disk")
+        if core.epoch.to_bytes(8, "big") not in node.durable[Table.PRIVACY]:
+            self._fail("S4", node, f"the upload of epoch {core.epoch} leaves before its privacy event")
+
+    def _check_leave(self, node: Node, message: Leave) -> None:
+        if message.uploads != len(node.durable[Table.PRIVACY]):
+            self._fail("S4", node, "a LEAVE that does not match the privacy ledger")
+
+    def _check_payload(self, node: Node, blob: bytes) -> None:
+        pending = node.durable[Table.META].get(PENDING)
+        if not pending or Manifest.decode(pending).core.upload != blob:
+            self._fail("S4", node, "payload bytes leave that are not those of the upload on disk")
+
+    # the end
+
+    def check_knowledge(self) -> None:
+        """S1 over everything: the sums that all attackers together can compute are those of opened groups."""
+        federation, parameters = self.simulation.federation, self.simulation.parameters
+        members = {group: [m.manifest for m in self.contents[group].members] for group in self.answers}
+        corrupt = [index + 1 for key, index in self._replicas.items() if key in self.malicious]
+        for component in components(members):
+            uploads = sorted({upload for group in component for upload in members[group]})
+            known = [u for u in uploads if self.manifests[u].core.client in self.malicious]
+            answers = [(members[g], point) for g in component for point in self.answers[g]]
+            basis = computable_sums(
+                uploads,
+                answers=answers,
+                known_points=corrupt,
+                known_uploads=known,
+                coefficients=parameters.threshold,
+                modulus=parameters.modulus,
+            )
+            allowed = np.zeros((len(component) + len(known), len(uploads)), dtype=np.int64)
+            for row, group in enumerate(sorted(component)):
+                allowed[row, [uploads.index(upload) for upload in members[group]]] = 1
+            for row, upload in enumerate(known, len(component)):
+                allowed[row, uploads.index(upload)] = 1
+            if not span_contains(allowed, basis, federation.parameters.modulus):
+                node = self.simulation.network.nodes[federation.replica_keys[0]]
+                self._fail("S1", node, "the attackers can compute a sum that is not that of whole groups")
+
+    def check_models(self) -> None:
+        """S2 over the certified models at the end."""
+        models: dict[bytes, bytes] = {}
+        for key in self._replicas:
+            machine = self.simulation.network.nodes[key].machine
+            if machine is None or key in self.malicious:
+                continue
+            for record in getattr(machine, "models").records.values():  # noqa: B009
+                if record.model and models.setdefault(record.version, record.model) != record.model:
+                    self._fail("S2", self.simulation.network.nodes[key], "a version has two models")

@@ -1,0 +1,45 @@
+"""Seeded campaigns of misfortune and malice: no promise is broken, and training goes on."""
+
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from asyncfl.simulation.scenario import draw
+from asyncfl.simulation.trial import run
+from node.cli import app
+
+
+@pytest.mark.parametrize("seed", range(1, 25))
+def test_four_replicas_keep_every_promise(seed: int) -> None:
+    outcome = run(draw(seed, replicas=4, byzantine=1))
+    assert outcome.kind is None, (outcome.violations[:3], outcome.stalled)
+
+
+@pytest.mark.parametrize("seed", range(1, 7))
+def test_seven_replicas_keep_every_promise(seed: int) -> None:
+    outcome = run(draw(seed, replicas=7, byzantine=2))
+    assert outcome.kind is None, (outcome.violations[:3], outcome.stalled)
+
+
+def test_a_seed_reproduces_its_run_event_by_event() -> None:
+    scenario = draw(5, replicas=4, byzantine=1)
+    first, second = run(scenario), run(scenario)
+    assert first.trace == second.trace
+    assert (first.events, first.seconds, first.entries) == (second.events, second.seconds, second.entries)
+
+
+def test_the_command_tells_what_it_found() -> None:
+    result = CliRunner().invoke(app, ["simulate", "--seeds", "2", "--workers", "1", "--json", "-"])
+    assert result.exit_code == 0, result.output
+    told = json.loads(result.stdout)
+    assert (told["seeds"], told["violations"], told["stalled"], told["failing"]) == (2, 0, 0, [])
+    assert told["entries"] > 0
+    assert told["events"] > 0
+
+
+def test_attacks_are_listed_and_unknown_ones_refused() -> None:
+    listed = CliRunner().invoke(app, ["simulate", "--attack", "list"])
+    assert "differencing" in listed.stdout
+    refused = CliRunner().invoke(app, ["simulate", "--attack", "politeness"])
+    assert refused.exit_code == 2
