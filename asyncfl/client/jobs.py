@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -14,9 +15,10 @@ from asyncfl.digest import content_digest
 from asyncfl.effects import Blobs
 from asyncfl.errors import UpdateError
 from asyncfl.federation import Federation
-from asyncfl.identity import Identity
+from asyncfl.identity import Identity, seal
 from asyncfl.messages import Manifest, Settings
 from asyncfl.model import TrainingResult
+from asyncfl.ring import SecretStream
 
 
 class Trainer(Protocol):
@@ -69,6 +71,9 @@ class TrainAndProtect:
     context: masking.UploadContext
     identity: Identity
     federation: Federation
+    stream: SecretStream | None = None
+    """None outside of simulations: the operating system's randomness, as with `seal_with`."""
+    seal_with: Callable[[bytes, bytes], bytes] = seal
 
     def run(self, blobs: Blobs) -> Trained:
         base, measured = blobs.read(self.model), NOTHING
@@ -85,8 +90,9 @@ class TrainAndProtect:
             update, zeroed = torch.zeros_like(update), True
         upload = compose(update, result.examples, measured, self.federation)
         protected = masking.protect(
-            upload, self.context, self.identity, self.federation, device=str(update.device)
-        )
+            upload, self.context, self.identity, self.federation, device=str(update.device),
+            stream=self.stream, seal_with=self.seal_with,
+        )  # fmt: skip
         blobs.write(protected.payload)
         if content_digest(protected.payload) != protected.manifest.core.upload:
             raise UpdateError("the payload does not match its manifest: this is a bug")

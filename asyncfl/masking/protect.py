@@ -102,11 +102,13 @@ def protect(
     *,
     device: str | torch.device = "cpu",
     stream: SecretStream | None = None,
+    seal_with: Callable[[bytes, bytes], bytes] = seal,
     clock: Callable[[], float] | None = None,
 ) -> Protected:
     """Mask a flat float32 `update` [upload dimension] under a fresh secret, shared among the replicas.
 
-    `stream` is for tests; by default it is keyed by the operating system. `clock` (seconds) switches timings
+    `stream` and `seal_with` are for tests and simulations; by default the operating system's randomness is behind
+    both. `clock` (seconds) switches timings
     on. Raises `UpdateError` for an update of the wrong length or with NaN or infinite coordinates.
     """
     stages = _Stages(clock)
@@ -119,7 +121,15 @@ def protect(
         # An honest dealer's error exceeds the proof's six sigma once in ten million uploads: then nothing has
         # left this function, and all is drawn afresh.
         protected = _attempt(
-            image, blocks, context, identity, federation, device=device, stream=stream, stages=stages
+            image,
+            blocks,
+            context,
+            identity,
+            federation,
+            device=device,
+            stream=stream,
+            seal_with=seal_with,
+            stages=stages,
         )
         if protected is not None:
             return protected
@@ -134,6 +144,7 @@ def _attempt(
     *,
     device: torch.device,
     stream: SecretStream,
+    seal_with: Callable[[bytes, bytes], bytes],
     stages: _Stages,
 ) -> Protected | None:
     parameters, ring = federation.parameters, federation.parameters.ring
@@ -153,7 +164,7 @@ def _attempt(
 
     salted, share_digests = _shares(sharing, federation, stream)
     stages.mark("share")
-    boxes = tuple(seal(key, share) for key, share in zip(federation.replica_keys, salted, strict=True))
+    boxes = tuple(seal_with(key, share) for key, share in zip(federation.replica_keys, salted, strict=True))
     stages.mark("seal")
 
     core = ManifestCore(

@@ -16,6 +16,7 @@ from asyncfl.effects import (
     DeleteBlob,
     Effect,
     Fetch,
+    Job,
     Machine,
     Notify,
     Persist,
@@ -98,6 +99,8 @@ class Network:
         """Seconds that a message (and all behind it on its connection) is kept for, besides the latency."""
         self.duplicates = 0.0
         """Probability that a message arrives twice."""
+        self.prepare: Callable[[Node, Job], Job] = lambda node, job: job
+        """Sees every job before it runs; may replace it."""
         self._queue: list[tuple[float, int, Callable[[], None]]] = []
         self._count = 0
         self._cut: set[frozenset[bytes]] = set()
@@ -304,8 +307,8 @@ class Network:
             node.fetching.discard((peer, digest))
             self._on(node, "fetch_failed", peer, digest, reason)
 
-    def _compute(self, node: Node, key: tuple[Any, ...], job: Any) -> None:
-        life = node.life
+    def _compute(self, node: Node, key: tuple[Any, ...], job: Job) -> None:
+        life, job = node.life, self.prepare(node, job)
 
         def act() -> None:
             if node.machine is None or node.life != life:

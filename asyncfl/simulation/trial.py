@@ -15,6 +15,7 @@ from asyncfl.simulation.deployment import Simulation
 from asyncfl.simulation.faults import apply
 from asyncfl.simulation.network import Node
 from asyncfl.simulation.observer import Observer, Violation
+from asyncfl.simulation.randomness import Seeded
 from asyncfl.simulation.scenario import Scenario
 from asyncfl.simulation.tracing import Event, record
 
@@ -54,6 +55,7 @@ def run(scenario: Scenario) -> Outcome:
     )
     network = simulation.network
     network.latency, network.tick_seconds = scenario.latency, 0.2
+    network.prepare = Seeded(scenario.seed)
     speeds = np.random.default_rng([scenario.seed, 1]).uniform(0.2, 2.0, scenario.clients)
     simulation.speed = lambda client, epoch: float(speeds[client])
     corrupt(simulation, scenario.attacks)

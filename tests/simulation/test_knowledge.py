@@ -19,7 +19,12 @@ def sums(
     coefficients: int = 2,
 ) -> np.ndarray:
     return computable_sums(
-        uploads, answers=answers, known_points=points, known_uploads=known or [], coefficients=coefficients, modulus=Q
+        uploads,
+        answers=answers,
+        known_points=points,
+        known_uploads=known or [],
+        coefficients=coefficients,
+        modulus=Q,
     )
 
 
