@@ -40,8 +40,8 @@ class Federation:
     `operator` is the Ed25519 key that signs rosters. `replica_keys[j]` is replica j's (its Shamir point is j+1).
     `weights` and `buffers` count the floating coordinates of the model's parameters and buffers; the flat model
     has their sum, weights first; a flat upload has `Parameters.extra_coordinates` more after them. `initial_model`
-    is the content digest of its canonical bytes (float32, little-endian). `schedule` is what this party's own file says of local training; others' may say something
-    else (`asyncfl.client.work`).
+    is the content digest of its canonical bytes (float32, little-endian). `schedule` is what this party's own file
+    says of local training; others' may say something else (`asyncfl.client.work`).
     """
 
     digest: bytes

@@ -92,7 +92,7 @@ def progress_line(record: Record) -> str:
         f"{replica.name} {replica.phase}" for replica in snapshot.replicas if replica.phase is not Phase.UP
     )
     parts = [
-        f"{record.stage}: epoch {snapshot.epoch} of {record.epochs}",
+        f"{record.stage}: {_progress(record)}",
         f"{snapshot.entries} entries",
         f"{snapshot.included} of {snapshot.sent} uploads in",
         f"{snapshot.done} of {len(snapshot.clients)} clients done",
@@ -106,6 +106,12 @@ def progress_line(record: Record) -> str:
     elif record.stage is Stage.TRAINING and snapshot.stalls:
         parts.append(snapshot.stalls[0])
     return "; ".join(parts)
+
+
+def _progress(record: Record) -> str:
+    """An earlier run of the deployment may have gone beyond what this one was asked for."""
+    epoch, last = record.snapshot.epoch, record.epochs
+    return f"epoch {epoch} of {last}" if epoch <= last else f"epoch {epoch}, beyond the {last} asked for"
 
 
 def page(record: Record, said: list[str]) -> Panel:
@@ -133,11 +139,10 @@ def page(record: Record, said: list[str]) -> Panel:
 def _headline(record: Record) -> Table:
     snapshot = record.snapshot
     table = Table.grid(padding=(0, 2))
-    reached = min(snapshot.epoch, record.epochs)
     table.add_row(
         Text(record.stage.value, style="bold"),
-        ProgressBar(total=record.epochs, completed=reached, width=40),
-        f"epoch [bold]{reached}[/] of {record.epochs}",
+        ProgressBar(total=record.epochs, completed=min(snapshot.epoch, record.epochs), width=40),
+        Text(_progress(record), style="bold"),
         f"[bold]{snapshot.entries}[/] entries",
         clock(record.seconds),
     )

@@ -128,6 +128,8 @@ def test_fewer_steps_scale_the_weights_and_leave_the_buffers() -> None:
     partial = TrainingResult(update, 9, 0.1, 0.1, steps=5, planned=20)
     assert normalised(partial, weights=3).tolist() == [4.0, -8.0, 12.0, -0.5]
     assert update.tolist() == [1.0, -2.0, 3.0, -0.5]
+    least = replace(partial, steps=1)
+    assert torch.equal(normalised(least, weights=3), normalised(partial, weights=3)), "4 is the limit"
     for steps, planned in ((20, 20), (0, 0), (0, 20), (21, 20)):
         whole = replace(partial, steps=steps, planned=planned)
         assert torch.equal(normalised(whole, weights=3), update)

@@ -127,13 +127,13 @@ def converged(normalise: bool, centres: torch.Tensor, budgets: list[int]) -> tor
 
 def test_normalised_updates_lead_to_the_optimum_and_others_to_that_of_the_fast_clients() -> None:
     centres = torch.tensor([[1.0, 0.0], [-1.0, 2.0], [0.0, 4.0], [4.0, -2.0]])
-    budgets = [0, 0, 0, 2]
+    budgets = [0, 0, 0, 5]
     optimum = centres.mean(0)
     assert optimum.tolist() == [1.0, 1.0]
-    steps = torch.tensor([20.0, 20.0, 20.0, 2.0])
+    steps = torch.tensor([20.0, 20.0, 20.0, 5.0])
     biased = (steps[:, None] * centres).sum(0) / steps.sum()
     fair, unfair = converged(True, centres, budgets), converged(False, centres, budgets)
-    assert (biased - optimum).norm() > 1.2
+    assert (biased - optimum).norm() > 0.9
     assert (fair - optimum).norm() < 0.08, "what is left is of the order of the learning rate"
     assert (unfair - biased).norm() < 0.12
     assert (unfair - optimum).norm() > 10 * (fair - optimum).norm()

@@ -182,6 +182,8 @@ def test_live_page_and_progress_line_show_states_and_figures() -> None:
     assert "epoch 3 of 3" in line
     assert "replica-1 killed, replica-2 catching up" in line
     assert "2 of 4 replicas can be reached" in line
+    ran.epochs = 2
+    assert "epoch 3, beyond the 2 asked for" in progress_line(ran)
 
 
 def test_units() -> None:
