@@ -8,6 +8,7 @@ from functools import cached_property
 from asyncfl.digest import digest
 from asyncfl.parameters import Parameters, Segment
 from asyncfl.schedule import Schedule
+from asyncfl.stopping import Stop
 from asyncfl.wire import pack
 
 
@@ -40,8 +41,8 @@ class Federation:
     `operator` is the Ed25519 key that signs rosters. `replica_keys[j]` is replica j's (its Shamir point is j+1).
     `weights` and `buffers` count the floating coordinates of the model's parameters and buffers; the flat model
     has their sum, weights first; a flat upload has `Parameters.extra_coordinates` more after them. `initial_model`
-    is the content digest of its canonical bytes (float32, little-endian). `schedule` is what this party's own file
-    says of local training; others' may say something else (`asyncfl.client.work`).
+    is the content digest of its canonical bytes (float32, little-endian). `schedule` and `stop` are what this
+    party's own file says of local training and of its end; others' may say something else (`asyncfl.client.work`).
     """
 
     digest: bytes
@@ -54,6 +55,7 @@ class Federation:
     buffers: int
     initial_model: bytes
     schedule: Schedule
+    stop: Stop | None = None
 
     @property
     def dimension(self) -> int:

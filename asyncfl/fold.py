@@ -22,6 +22,7 @@ from asyncfl.masking import decode_sum
 from asyncfl.messages import Item, Row
 from asyncfl.optimisers import FRACTION, LIMIT, advance, start_moments
 from asyncfl.rows import EXPECTED_ROWS, RowSum, compute_divisor, compute_expected, sum_row
+from asyncfl.statistics import RowStatistics, row_statistics
 
 CACHED_STATES = 12
 
@@ -47,6 +48,7 @@ def apply_total(initial: bytes, total: Tensor) -> bytes:
 class FoldRow:
     """One row as the fold needs it."""
 
+    epoch: int
     chain: bytes
     items: tuple[tuple[bytes, int], ...]
     """(digest of the opened sum's blob, number of members) of each entry."""
@@ -66,7 +68,7 @@ def plan_fold(
     for row in rows:
         chain = compute_chain(chain, (row,))
         items = tuple((item.opened, len(item.members)) for item in map(item_of, row.items))
-        plan.append(FoldRow(chain, items, compute_expected(members, roster_size)))
+        plan.append(FoldRow(row.epoch, chain, items, compute_expected(members, roster_size)))
         members.append(sum(count for _, count in items))
     return tuple(plan)
 
@@ -85,6 +87,8 @@ class FoldState:
     second: Tensor | None = None
     rows: int = 0
     masses: tuple[int, ...] = ()
+    statistics: tuple[RowStatistics, ...] = ()
+    """Of all rows so far, where metrics are on."""
 
     @classmethod
     def start(cls, federation: Federation) -> FoldState:
@@ -102,6 +106,18 @@ class FoldState:
         if first is not None:
             total[:weights] = self.total[:weights] + step
         return FoldState(total.clamp_(-int(LIMIT), int(LIMIT)), first, second, self.rows + 1)
+
+
+def fold_row(
+    state: FoldState, sums: Iterable[tuple[Tensor, int]], epoch: int, expected: int, federation: Federation
+) -> FoldState:
+    """The state after one more row: (opened sum int32 [upload dimension], members) of its entries, in any order."""
+    row = sum_row(sums, federation)
+    divisor = compute_divisor(row, expected, state.masses, federation)
+    after = state.after(compute_contribution(row, divisor, federation), federation)
+    masses = (*state.masses, row.mass)[-EXPECTED_ROWS:] if federation.weight_segment else ()
+    told = (row_statistics(epoch, row, federation),) if federation.metrics_segment else ()
+    return replace(after, masses=masses, statistics=state.statistics + told)
 
 
 class FoldCache:
@@ -127,21 +143,36 @@ class FoldCache:
 
 
 @dataclass(frozen=True, slots=True)
+class Folded:
+    """A model that was computed: its digest and size in bytes, and what the rows say of the models before them."""
+
+    model: bytes
+    size: int
+    statistics: tuple[RowStatistics, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class FoldJob:
-    """Compute the model of a version off the event loop; returns (model digest, its size in bytes)."""
+    """Compute the model of a version off the event loop."""
 
     federation: Federation
     initial: bytes
     plan: tuple[FoldRow, ...]
     cache: FoldCache
 
-    def run(self, blobs: Blobs) -> tuple[bytes, int]:
-        data = self.model(blobs)
+    def run(self, blobs: Blobs) -> Folded:
+        state = self.state(blobs)
+        data = apply_total(self.initial, state.total)
         blobs.write(data)
-        return content_digest(data), len(data)
+        return Folded(content_digest(data), len(data), state.statistics)
 
     def model(self, blobs: Blobs) -> bytes:
         """Canonical bytes of the model."""
+        return apply_total(self.initial, self.state(blobs).total)
+
+    def state(self, blobs: Blobs) -> FoldState:
+        """What the fold holds after the last row."""
+        dimension = self.federation.upload_dimension
         first, state = 0, FoldState.start(self.federation)
         for index in range(len(self.plan), 0, -1):
             cached = self.cache.get(self.plan[index - 1].chain)
@@ -149,17 +180,7 @@ class FoldJob:
                 first, state = index, cached
                 break
         for row in self.plan[first:]:
-            state = self._after(state, row, blobs)
+            sums = ((decode_sum(blobs.read(name), dimension), members) for name, members in row.items)
+            state = fold_row(state, sums, row.epoch, row.expected, self.federation)
             self.cache.put(row.chain, state)
-        return apply_total(self.initial, state.total)
-
-    def _after(self, state: FoldState, row: FoldRow, blobs: Blobs) -> FoldState:
-        federation = self.federation
-        dimension = federation.upload_dimension
-        added = sum_row(
-            ((decode_sum(blobs.read(name), dimension), members) for name, members in row.items), federation
-        )
-        divisor = compute_divisor(added, row.expected, state.masses, federation)
-        after = state.after(compute_contribution(added, divisor, federation), federation)
-        masses = (*state.masses, added.mass)[-EXPECTED_ROWS:] if federation.weight_segment else ()
-        return replace(after, masses=masses)
+        return state

@@ -66,9 +66,9 @@ def compute_allowance(federation: Federation, segment: Segment, members: int) ->
 class RowSum:
     """What a row's opened sums add up to.
 
-    `total`: int64 [upload dimension], every group clipped before. `mass`: the sum of the weights in units of
-    1 / bound of their coordinate, never negative; 0 where none travel. `least`: the smallest mass that keeps the
-    noise of the row's groups within the clip.
+    `total`: int64 [upload dimension], every group clipped. `mass`: the sum of the weights in units of 1 / bound of
+    their coordinate, never negative; 0 where none travel. `least`: the smallest mass that keeps the noise of the
+    row's groups within the clip.
     """
 
     total: Tensor
@@ -101,6 +101,8 @@ def clip_group(opened: Tensor, members: int, federation: Federation) -> tuple[Te
     result = opened.to(torch.int64)
     for segment in federation.segments:
         _clip(result, segment, compute_norm_limit(federation.parameters, segment, members))
+    if federation.metrics_segment is not None:
+        _cut_metrics(result, federation.metrics_segment, members, federation.parameters)
     carried = federation.weight_segment
     if carried is None:
         return result, 0
@@ -110,6 +112,16 @@ def clip_group(opened: Tensor, members: int, federation: Federation) -> tuple[Te
         limit = mass * segment.bound // carried.bound + compute_allowance(federation, segment, members)
         _clip(result, segment, limit)
     return result, mass
+
+
+def _cut_metrics(values: Tensor, place: Segment, members: int, parameters: Parameters) -> None:
+    """No more examples than `members` can have, none more right than there are; up to noise on both sides."""
+    noise = compute_noise_norm(parameters, 1, members)
+    most = -(-members * place.bound * 1000 // 1414)  # A member's count is at most bound / sqrt(2).
+    correct, count = values[place.start : place.stop].tolist()
+    count = min(max(count, -noise), most + noise)
+    values[place.start + 1] = count
+    values[place.start] = min(max(correct, -noise), max(count, 0) + 2 * noise)
 
 
 def _clip(values: Tensor, segment: Segment, limit: int) -> None:

@@ -29,7 +29,7 @@ from node.deployment_files import (
     read_public_key,
     write_key,
 )
-from node.training.defaults import task_defaults
+from node.training.defaults import OWN_TEST, is_built_in, task_defaults
 
 LOCALHOST: Final = "127.0.0.1"
 MODEL_FILE: Final = "model.safetensors"
@@ -83,9 +83,16 @@ def create_deployment(root: Path, wanted: NewDeployment) -> DeploymentDirectory:
 
     from node.training.files import write_model
     from node.training.loader import load_task
+    from node.training.task import ClientEvaluation
     from node.training.workbench import Workbench
 
-    task = load_task(wanted.task, clients=wanted.clients, seed=wanted.seed, options=wanted.task_options)
+    options = _task_options(wanted, parameters)
+    task = load_task(wanted.task, clients=wanted.clients, seed=wanted.seed, options=options)
+    if parameters.metrics and not isinstance(task, ClientEvaluation):
+        raise ConfigurationError(
+            f"parameter metrics=true: the task {wanted.task!r} has no method evaluate_client(module, client_index) "
+            "that returns (correct, count) on a client's own test data; add it, or leave metrics out"
+        )
     noisy = wanted.epsilon is not None or parameters.noise_multiplier > 0
     frozen = wanted.buffers == "freeze" or (wanted.buffers is None and noisy)
     workbench = Workbench(task, seed=wanted.seed, device="cpu", frozen_buffers=frozen)
@@ -103,7 +110,7 @@ def create_deployment(root: Path, wanted: NewDeployment) -> DeploymentDirectory:
             buffers=workbench.layout.buffers,
             frozen_buffers=frozen and bool(workbench.buffer_owners),
         ),
-        task={"factory": wanted.task, "seed": wanted.seed, "options": dict(wanted.task_options)},
+        task={"factory": wanted.task, "seed": wanted.seed, "options": options},
         training={**task_defaults(wanted.task).schedule.model_dump(exclude_none=True), **wanted.training},
         replicas={name: (urls[name], keys[name]) for name in replica_names},
         clients={name: keys[name] for name in client_names},
@@ -153,6 +160,14 @@ def _with_noise(parameters: Parameters, wanted: NewDeployment, dimension: int) -
 
     multiplier = calibrate(Budget(wanted.epsilon, wanted.delta), wanted.epochs, mechanism)
     return _changed(parameters, noise_multiplier=multiplier)
+
+
+def _task_options(wanted: NewDeployment, parameters: Parameters) -> dict[str, Any]:
+    """The options of the task; where metrics are on, clients of a built-in one keep examples to measure with."""
+    options = dict(wanted.task_options)
+    if parameters.metrics and is_built_in(wanted.task):
+        options.setdefault("own_test", OWN_TEST)
+    return options
 
 
 def _changed(parameters: Parameters, **values: float) -> Parameters:

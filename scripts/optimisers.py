@@ -24,11 +24,11 @@ if __name__ == "__main__":  # Run as a file, not as a module: the checkout is no
 
 import torch
 
-from asyncfl.fold import FoldState, apply_total, compute_contribution
+from asyncfl.fold import FoldState, apply_total, fold_row
 from asyncfl.masking import decode_sum
 from asyncfl.messages import Settings
 from asyncfl.parameters import Parameters
-from asyncfl.rows import compute_divisor, compute_expected, sum_row
+from asyncfl.rows import compute_expected
 from asyncfl.simulation import Simulation
 from asyncfl.simulation.parity import Federated, federate
 from node.training.defaults import task_defaults
@@ -54,11 +54,11 @@ def accuracies(run: Federated, workbench: Workbench) -> list[float]:
     state, found, members = FoldState.start(federation), [], []
     for row in ledger.rows():
         items = [ledger.items[name] for name in row.items]
-        sums = [(decode_sum(blobs.read(i.opened), federation.dimension), len(i.members)) for i in items]
+        sums = [
+            (decode_sum(blobs.read(i.opened), federation.upload_dimension), len(i.members)) for i in items
+        ]
         expected = compute_expected(members, CLIENTS)
-        added = sum_row(sums, federation)
-        divisor = compute_divisor(added, expected, (), federation)
-        state = state.after(compute_contribution(added, divisor, federation), federation)
+        state = fold_row(state, sums, row.epoch, expected, federation)
         members.append(sum(count for _, count in sums))
         found.append(workbench.evaluate(apply_total(workbench.initial, state.total)))
     assert apply_total(workbench.initial, state.total) == run.model, "not the certified model"
@@ -104,9 +104,7 @@ def fold(dimension: int, repeat: int) -> dict[str, float]:
     for _ in range(repeat):
         for rule, federation in federations.items():
             started = time.perf_counter()
-            states[rule] = states[rule].after(
-                compute_contribution(sum_row(sums, federation), 16.0, federation), federation
-            )
+            states[rule] = fold_row(states[rule], sums, 1, 16, federation)
             times[rule].append(1000 * (time.perf_counter() - started))
     medians = {rule: statistics.median(values) for rule, values in times.items()}
     for rule, median in medians.items():

@@ -12,11 +12,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from asyncfl.effects import Put, Table
-from asyncfl.fold import FoldCache, FoldJob, plan_fold
+from asyncfl.fold import FoldCache, Folded, FoldJob, plan_fold
 from asyncfl.ledger import Rows
 from asyncfl.messages import Certificate, ModelVote, Vote, model_body
 from asyncfl.replica.context import RESEND_SECONDS, Context
 from asyncfl.replica.gossip import Gossip, PeerRows
+from asyncfl.statistics import RowStatistics
 
 FOLD = "fold"
 KEEP_VERSIONS = 12
@@ -34,6 +35,7 @@ class ModelRecord:
     rows: Rows
     model: bytes = b""
     size: int = 0
+    statistics: tuple[RowStatistics, ...] = ()
     certificate: Certificate | None = None
 
 
@@ -75,9 +77,9 @@ class Models:
         context.compute((FOLD, version), FoldJob(context.federation, self.initial, plan, self.cache))
         return record
 
-    def computed(self, version: bytes, model: bytes, size: int) -> None:
+    def computed(self, version: bytes, folded: Folded) -> None:
         """A fold is done: sign it, on disk first: one model per version, for ever."""
-        context, record = self.context, self.records.get(version)
+        context, record, model = self.context, self.records.get(version), folded.model
         if record is None:
             return
         signed = self._signed.get(version)
@@ -85,7 +87,7 @@ class Models:
             context.notify("model_differs_from_signed", "error", version=version.hex()[:12])
             del self.records[version]
             return
-        record.model, record.size = model, size
+        record.model, record.size, record.statistics = model, folded.size, folded.statistics
         if signed is None:
             self._signed[version] = model
             context.persist(Put(Table.MODELS, version, model))

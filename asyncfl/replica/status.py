@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
+
+from asyncfl.statistics import RowStatistics
 
 if TYPE_CHECKING:
     from asyncfl.replica.machine import Replica
@@ -18,13 +21,12 @@ def describe(replica: Replica) -> dict[str, Any]:
         "entries": ledger.entries,
         "epoch": ledger.last_epoch,
         "front": context.inclusion.front,
-        "roster": context.rosters.at(context.inclusion.front).number,
-        "highest_roster": context.rosters.highest,
         "version": ledger.version.hex(),
         "certified": None
         if latest is None
         else {"version": latest.version.hex(), "entries": latest.entries, "model": latest.model.hex()},
         "rows": {str(epoch): members for epoch, members in sorted(ledger.row_members.items())},
+        "accuracy": describe_accuracy(() if latest is None else latest.statistics),
         "inclusion": {client.hex(): count for client, count in sorted(ledger.counts.items())},
         "uploads": {
             "stored": sum(record.stored for record in replica.uploads.records.values()),
@@ -36,6 +38,16 @@ def describe(replica: Replica) -> dict[str, Any]:
         "patience_s": context.inclusion.patience.seconds,
         "stall": explain_stall(replica),
     }
+
+
+def describe_accuracy(rows: Iterable[RowStatistics]) -> dict[str, dict[str, float]]:
+    """By epoch what a row's members measured: noisy sums, and the standard deviation of the noise in each."""
+    return {
+        str(row.epoch): {
+            "correct": round(row.correct, 2), "count": round(row.count, 2), "noise": round(row.noise, 2),
+        }
+        for row in rows
+    }  # fmt: skip
 
 
 def explain_stall(replica: Replica) -> str | None:
@@ -51,8 +63,7 @@ def explain_stall(replica: Replica) -> str | None:
         )
     if replica.models.latest is None:
         return f"no model is certified yet: {parameters.certifiers} replicas must sign one"
-    roster = context.rosters.at(context.inclusion.front)
-    live = [client for client in roster.members if context.inclusion.is_live(client, context.now)]
+    live = [client for client in context.inclusion.clients if context.inclusion.is_live(client, context.now)]
     if len(live) < parameters.min_group:
         return (
             f"{len(live)} clients are live, a group needs {parameters.min_group} of one cell of "

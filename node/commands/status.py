@@ -12,6 +12,7 @@ from rich.table import Table
 
 from node.commands.common import Directory, JsonFlag, output, write_json
 from node.deployment_files import DeploymentDirectory
+from node.supervisor.own_accuracy import describe_own_accuracy
 from node.supervisor.report import size
 from node.supervisor.watch import read_status
 
@@ -53,6 +54,10 @@ def status(*, directory: Directory, json: JsonFlag = False) -> None:
         output.print(_rosters(facts))
     output.print(_replicas(facts["replicas"]))
     output.print(_clients(facts["clients"], several=bool(deployment.rosters)))
+    furthest = max(facts["replicas"].values(), key=lambda said: said.get("entries", 0))
+    told = describe_own_accuracy(furthest.get("accuracy") or {})
+    if told is not None:
+        output.print(f"accuracy {told}", soft_wrap=True)
     stalls = (each.get("stall") for each in facts["replicas"].values() if each["running"])
     for stall in dict.fromkeys(sentence for sentence in stalls if sentence):
         output.print(f"[yellow]{escape(stall)}[/]", soft_wrap=True)
@@ -105,7 +110,7 @@ def _rosters(facts: dict[str, Any]) -> str:
     running = [said for said in facts["replicas"].values() if said["running"]]
     told = f"roster {newest['number']}: {newest['members']} clients from epoch {newest['start_epoch']} on"
     if running:
-        have = sum(said.get("highest_roster", 0) >= newest["number"] for said in running)
+        have = sum(said.get("roster", 0) >= newest["number"] for said in running)
         told += f"; {have} of {len(running)} running replicas have it"
     return told
 

@@ -15,6 +15,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from node.supervisor.own_accuracy import describe_own_accuracy
 from node.supervisor.record import Record, Stage
 from node.supervisor.report import clock, size
 from node.supervisor.watch import Phase, Snapshot
@@ -189,6 +190,9 @@ def _figures(record: Record) -> Table:
         table.add_row("accuracy", f"[bold green]{values[-1]:.3f}[/]  [green]{sparkline(values)}[/]")
     else:
         table.add_row("accuracy", "[dim]–[/]")
+    told = describe_own_accuracy(snapshot.own_accuracy)
+    if told is not None:
+        table.add_row("clients' own", told)
     return table
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from asyncfl.deployment import Deployment
+from node.supervisor.own_accuracy import describe_own_accuracy
 from node.supervisor.plan import Action
 from node.supervisor.record import Record
 
@@ -57,6 +58,9 @@ def report(record: Record, deployment: Deployment, result: dict[str, Any], folde
         if record.baseline is not None:
             compared = f"; FedAvg in one process, with as many updates, {record.baseline:.4f}"
         lines.append(f"  accuracy   {record.accuracy:.4f}{compared}")
+    told = describe_own_accuracy(snapshot.own_accuracy)
+    if told is not None:
+        lines.append(f"  clients    {told}")
     uploads = result["uploads"]
     lines.append(
         f"  ledger     {snapshot.entries} entries up to epoch {snapshot.epoch}; {uploads['included']} of "

@@ -26,6 +26,7 @@ def result_of(record: Record, deployment: Deployment) -> dict[str, Any]:
         "failures": list(record.failures),
         "accuracy": record.accuracy,
         "baseline_accuracy": record.baseline,
+        "own_accuracy": snapshot.own_accuracy,
         "entries": snapshot.entries,
         "entries_after_kill": record.entries_after_kill,
         "epochs": snapshot.epoch,

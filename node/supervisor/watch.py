@@ -41,6 +41,8 @@ class ReplicaView:
     certified: Certified | None = None
     inclusion: dict[str, int] = field(default_factory=dict)
     """Memberships by client key (hex)."""
+    own_accuracy: dict[str, dict[str, float]] = field(default_factory=dict)
+    """By epoch `correct`, `count` and `noise` on the clients' own test data."""
     uploads_waiting: int = 0
     groups_open: int = 0
     peers: int = 0
@@ -104,8 +106,16 @@ class Snapshot:
     @property
     def inclusion(self) -> dict[str, int]:
         """Memberships by client key (hex), as the replica that is furthest counts them."""
-        furthest = max(self.replicas, key=lambda replica: replica.entries, default=None)
-        return furthest.inclusion if furthest is not None else {}
+        return self._furthest.inclusion if self._furthest is not None else {}
+
+    @property
+    def own_accuracy(self) -> dict[str, dict[str, float]]:
+        """By epoch what clients measured on their own test data, as the replica that is furthest tells it."""
+        return self._furthest.own_accuracy if self._furthest is not None else {}
+
+    @property
+    def _furthest(self) -> ReplicaView | None:
+        return max(self.replicas, key=lambda replica: replica.entries, default=None)
 
     @property
     def included(self) -> int:
@@ -163,6 +173,7 @@ def replica_view(name: str, status: dict[str, Any], *, pid: int | None, down: Ph
         if certified
         else None,
         inclusion=status.get("inclusion") or {},
+        own_accuracy=status.get("accuracy") or {},
         uploads_waiting=uploads.get("waiting", 0),
         groups_open=status.get("groups_open", 0),
         peers=status.get("connected", 0),

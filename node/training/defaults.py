@@ -26,6 +26,12 @@ DIGITS: Final = TaskDefaults(Schedule(learning_rate=0.3, local_steps=20, batch_s
 IMAGES: Final = TaskDefaults(Schedule(learning_rate=0.05, local_steps=20, batch_size=32), clip=3.5)
 OTHER: Final = TaskDefaults(Schedule(learning_rate=0.05, local_steps=0, batch_size=32), clip=1.0)
 """For own tasks: a place to start from, one pass over the client's data."""
+OWN_TEST: Final = 0.2
+"""Share of its examples that a client of a built-in task keeps to measure models with, where metrics are on."""
+
+
+def is_built_in(name: str) -> bool:
+    return name == "digits" or name.startswith("npz:")
 
 
 def task_defaults(name: str) -> TaskDefaults:

@@ -3,8 +3,8 @@
 Split: 36 images of each class, drawn once for all (the same for every seed and number of clients), are held
 out for accuracy; the other 1437 are split over the clients at random into parts whose sizes differ by at most
 one (`partition = "iid"`, the default; drawn from the deployment's seed), or unevenly by class
-(`partition = "dirichlet"`, `alpha`). Grey values are scaled to [-0.6, 1.4]. Model: a perceptron 64-64-10 with
-ReLU, 4810 parameters.
+(`partition = "dirichlet"`, `alpha`). Each client keeps the share `own_test` of its part for measuring
+(default 0). Grey values are scaled to [-0.6, 1.4]. Model: a perceptron 64-64-10 with ReLU, 4810 parameters.
 """
 
 from __future__ import annotations
@@ -26,9 +26,11 @@ CENTRE: Final = 0.6
 """About the mean grey value; centred inputs reach the same accuracy in half the epochs."""
 
 
-def digits(*, clients: int, seed: int = 0, partition: str = "iid", alpha: float = 0.5) -> SupervisedTask:
+def digits(
+    *, clients: int, seed: int = 0, partition: str = "iid", alpha: float = 0.5, own_test: float = 0.0
+) -> SupervisedTask:
     """The task. Raises `ConfigurationError` for options that make no partition."""
-    return SupervisedTask(_network, _Digits(clients, seed, partition, alpha))
+    return SupervisedTask(_network, _Digits(clients, seed, partition, alpha), own_test=own_test)
 
 
 def _network() -> nn.Module:

@@ -3,7 +3,8 @@
 The archive has `x_train, y_train, x_test, y_test`: images uint8, grey [n, h, w] or colour [n, h, w, 3], and
 integer labels 0..classes-1, [n] or [n, 1]. The training images are split over the clients, drawn from the
 deployment's seed: `partition = "iid"` (parts whose sizes differ by at most one, the default) or `"dirichlet"`
-(`alpha`, default 0.5: each class in Dirichlet proportions). `x_test` is held out for accuracy.
+(`alpha`, default 0.5: each class in Dirichlet proportions). Each client keeps the share `own_test` of its images for
+measuring (default 0). `x_test` is held out for accuracy.
 
 A process holds the images of the clients it hosts, and the test images only once it evaluates.
 """
@@ -32,12 +33,18 @@ MIN_SIDE: Final = 8
 
 
 def npz(
-    *, path: str, clients: int, seed: int = 0, partition: str = "iid", alpha: float = 0.5
+    *,
+    path: str,
+    clients: int,
+    seed: int = 0,
+    partition: str = "iid",
+    alpha: float = 0.5,
+    own_test: float = 0.0,
 ) -> SupervisedTask:
     """The task of the archive at `path`. Raises `ConfigurationError` naming the file and array at fault."""
     images = _Images(Path(path), clients, seed, partition, alpha)
     channels, classes = images.channels, images.classes
-    return SupervisedTask(lambda: SmallConvNet(channels, classes), images)
+    return SupervisedTask(lambda: SmallConvNet(channels, classes), images, own_test=own_test)
 
 
 class SmallConvNet(nn.Module):

@@ -7,7 +7,7 @@ anything: the arrays are carried by a module that computes nothing.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from math import isfinite, nan
+from math import nan
 from typing import Any, Final, Protocol, TypeAlias
 
 import numpy as np
@@ -114,25 +114,33 @@ class NumPyTask:
         return LocalTraining(int(examples), float(metrics.get("loss", nan)), steps, planned)
 
     def evaluate(self, module: nn.Module) -> float:
-        carried = _carried(module)
-        total, correct = 0, 0.0
+        total, right = 0, 0.0
         for index in range(self._count):
-            outcome = self._client(index).evaluate(carried.arrays(), {})
-            _, examples, metrics = _three("evaluate", "(loss, examples, metrics)", outcome)
-            if "accuracy" not in metrics:
+            correct, count = self.evaluate_client(module, index)
+            if not 0 <= correct <= count:
                 raise ConfigurationError(
-                    f"evaluate() of client {index} returned no metric 'accuracy' (a number in [0, 1]), only "
-                    f"{sorted(metrics)}"
+                    f"evaluate() of client {index} returned accuracy {correct / count}: it must lie in [0, 1]"
                 )
-            accuracy = float(metrics["accuracy"])
-            if not (isfinite(accuracy) and 0 <= accuracy <= 1):
-                raise ConfigurationError(
-                    f"evaluate() of client {index} returned accuracy {accuracy}: it must lie in [0, 1]"
-                )
-            total, correct = total + int(examples), correct + int(examples) * accuracy
+            total, right = total + count, right + correct
         if total < 1:
             raise ConfigurationError("no client's evaluate() had any examples: accuracy cannot be measured")
-        return correct / total
+        return right / total
+
+    def evaluate_client(self, module: nn.Module, client_index: int) -> tuple[float, int]:
+        """(accuracy * examples, examples) by the client's `evaluate`; zeros where it has no examples.
+
+        Raises `ConfigurationError` when it returns no accuracy. One out of range, such as NaN, is passed on:
+        what becomes of it depends on whether noise is on.
+        """
+        outcome = self._client(client_index).evaluate(_carried(module).arrays(), {})
+        _, examples, metrics = _three("evaluate", "(loss, examples, metrics)", outcome)
+        if "accuracy" not in metrics:
+            raise ConfigurationError(
+                f"evaluate() of client {client_index} returned no metric 'accuracy' (a number in [0, 1]), only "
+                f"{sorted(metrics)}"
+            )
+        count = int(examples)
+        return (count * float(metrics["accuracy"]), count) if count else (0.0, 0)
 
     def _client(self, index: int) -> NumPyClient:
         check_client(index, self._count)

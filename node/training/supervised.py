@@ -18,6 +18,7 @@ from torch.nn.functional import cross_entropy
 
 from asyncfl.errors import ConfigurationError
 from asyncfl.messages import Settings
+from node.training.partitions import generator
 from node.training.task import LocalTraining
 
 EVALUATION_BATCH: Final = 512
@@ -42,7 +43,8 @@ class Examples(Protocol):
 class SupervisedTask:
     """A classification task. `build` makes a module that maps inputs [b, ...] to logits [b, classes].
 
-    `clock` gives the seconds that a training's budget is measured in: virtual ones in an experiment.
+    `clock` gives the seconds that a training's budget is measured in: virtual ones in an experiment. `own_test`, in
+    [0, 1): the share of each client's own examples that it never trains on and measures models with.
     """
 
     def __init__(
@@ -51,7 +53,11 @@ class SupervisedTask:
         examples: Examples,
         *,
         clock: Callable[[], float] = time.monotonic,
+        own_test: float = 0.0,
     ) -> None:
+        if not 0 <= own_test < 1:
+            raise ConfigurationError(f"own_test {own_test}: a share of a client's examples, 0 to below 1")
+        self.own_test = own_test
         self.build = build
         self.examples = examples
         self.clock = clock
@@ -69,7 +75,7 @@ class SupervisedTask:
         looked at after each batch, so that at least one is done.
         """
         device = _device(module)
-        inputs, labels = (tensor.to(device) for tensor in self.examples.client(client_index))
+        inputs, labels = (tensor.to(device) for tensor in self._parts(client_index)[0])
         parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
         mu = settings.proximal
         received = [parameter.detach().clone() for parameter in parameters] if mu else parameters
@@ -96,15 +102,35 @@ class SupervisedTask:
         total.item()  # A CUDA device is waited for: what is only queued has not been done.
         return self.clock() - started >= settings.seconds
 
-    @torch.no_grad()
     def evaluate(self, module: nn.Module) -> float:
-        device = _device(module)
-        inputs, labels = self.examples.test()
-        correct = torch.zeros((), dtype=torch.int64, device=device)
-        for start in range(0, len(labels), EVALUATION_BATCH):
-            part = slice(start, start + EVALUATION_BATCH)
-            correct += (module(inputs[part].to(device)).argmax(1) == labels[part].to(device)).sum()
-        return int(correct) / len(labels)
+        examples = self.examples.test()
+        return count_correct(module, *examples) / len(examples[1])
+
+    def evaluate_client(self, module: nn.Module, client_index: int) -> tuple[int, int]:
+        """(correct, count) on the examples that this client keeps for that; zeros without `own_test`."""
+        inputs, labels = self._parts(client_index)[1]
+        return count_correct(module, inputs, labels), len(labels)
+
+    def _parts(self, index: int) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+        """A client's examples to train on, and to measure models with: the same in every process."""
+        inputs, labels = self.examples.client(index)
+        kept = min(round(self.own_test * len(labels)), len(labels) - 1)
+        if not kept:
+            return (inputs, labels), (inputs[:0], labels[:0])
+        order = torch.from_numpy(generator("own test data", index).permutation(len(labels)))
+        test, train = order[:kept], order[kept:].sort().values
+        return (inputs[train], labels[train]), (inputs[test], labels[test])
+
+
+@torch.no_grad()
+def count_correct(module: nn.Module, inputs: Tensor, labels: Tensor) -> int:
+    """How many of the examples the module gives the highest logit to the right class."""
+    device = _device(module)
+    correct = torch.zeros((), dtype=torch.int64, device=device)
+    for start in range(0, len(labels), EVALUATION_BATCH):
+        part = slice(start, start + EVALUATION_BATCH)
+        correct += (module(inputs[part].to(device)).argmax(1) == labels[part].to(device)).sum()
+    return int(correct)
 
 
 def batches(count: int, batch_size: int, steps: int) -> Iterator[Tensor]:

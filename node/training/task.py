@@ -59,6 +59,15 @@ class Task(Protocol):
 
 
 @runtime_checkable
+class ClientEvaluation(Protocol):
+    """A task that can measure a model on one client's own test data (`metrics = true`)."""
+
+    def evaluate_client(self, module: nn.Module, client_index: int) -> tuple[float, float]:
+        """(correct, count): how many of this client's own test examples the module gets right; (0, 0) without any."""
+        ...
+
+
+@runtime_checkable
 class Preparable(Protocol):
     """A task that reads the data of several clients faster together than one by one."""
 

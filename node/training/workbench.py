@@ -10,12 +10,13 @@ from typing import Any, Final
 
 import torch
 
+from asyncfl.client.upload import NOTHING, Measured
 from asyncfl.digest import digest
 from asyncfl.errors import ConfigurationError
 from asyncfl.messages import Settings
 from asyncfl.model import Layout, TrainingResult, flat_from_bytes, model_bytes
 from node.training.buffers import hold_in_evaluation, owners_of_buffers
-from node.training.task import LocalTraining, Preparable, Task
+from node.training.task import ClientEvaluation, LocalTraining, Preparable, Task
 
 _IN_USE: Final = threading.Lock()
 """One training at a time in a process: torch's generators, which dropout draws from, are process-wide."""
@@ -88,6 +89,25 @@ class Workbench:
             self._module.eval()
             return float(self.task.evaluate(self._module))
 
+    def measure(self, model: bytes, client: int) -> Measured:
+        """How `model` does on the client's own test data; zeros where the task does not say.
+
+        Raises `ConfigurationError` for what is no pair of numbers.
+        """
+        if not isinstance(self.task, ClientEvaluation):
+            return NOTHING
+        with _IN_USE, self._seeded("measure", client), torch.no_grad():
+            self._load(model)
+            self._module.eval()
+            outcome = self.task.evaluate_client(self._module, client)
+        try:
+            correct, count = outcome
+            return Measured(float(correct), float(count))
+        except (TypeError, ValueError) as error:
+            raise ConfigurationError(
+                f"the task's evaluate_client() returned {outcome!r}, not (correct, count)"
+            ) from error
+
     def state(self, model: bytes) -> dict[str, torch.Tensor]:
         """The full state dict (CPU) of the canonical bytes `model`."""
         return self.layout.unflatten(flat_from_bytes(model, self.layout.dimension), self._template)
@@ -131,6 +151,10 @@ class Trainer:
     def train(self, model: bytes, settings: Settings, epoch: int) -> TrainingResult:
         """See `Workbench.train`."""
         return self._workbench.train(model, settings, self._client, epoch)
+
+    def measure(self, model: bytes) -> Measured:
+        """See `Workbench.measure`."""
+        return self._workbench.measure(model, self._client)
 
 
 def _checked(outcome: Any) -> LocalTraining:

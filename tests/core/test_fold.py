@@ -48,9 +48,9 @@ def compute_model(
     federation: Federation, ledger: Ledger, blobs: MemoryBlobs, cache: FoldCache | None = None
 ) -> bytes:
     plan = plan_fold(ledger.origin, ledger.rows(), ledger.items.__getitem__, 16)
-    name, size = FoldJob(federation, INITIAL, plan, cache or FoldCache()).run(blobs)
-    assert size == 4 * DIMENSION
-    return blobs.read(name)
+    folded = FoldJob(federation, INITIAL, plan, cache or FoldCache()).run(blobs)
+    assert folded.size == 4 * DIMENSION
+    return blobs.read(folded.model)
 
 
 values = st.lists(st.integers(-40000, 40000), min_size=DIMENSION, max_size=DIMENSION)

@@ -3,11 +3,10 @@
 import pytest
 import torch
 
-from asyncfl.fold import FoldState, apply_total, compute_contribution
+from asyncfl.fold import FoldState, apply_total, fold_row
 from asyncfl.masking.quantise import quantise
 from asyncfl.messages import Settings
 from asyncfl.parameters import Parameters
-from asyncfl.rows import sum_row
 from asyncfl.simulation import Simulation
 from node.training.digits import digits
 from node.training.workbench import Workbench
@@ -34,10 +33,7 @@ def accuracy_after(rows: int, workbench: Workbench, optimizer: str) -> float:
         updates = (trainers[client].train(model, SETTINGS, epoch).update for client in range(CLIENTS))
         images = [quantise(update, federation.segments, federation.dimension) for update in updates]
         opened = torch.stack(images).sum(dim=0).to(torch.int32)
-        contribution = compute_contribution(
-            sum_row([(opened, CLIENTS)], federation), float(CLIENTS), federation
-        )
-        state = state.after(contribution, federation)
+        state = fold_row(state, [(opened, CLIENTS)], epoch, CLIENTS, federation)
         model = apply_total(workbench.initial, state.total)
     return workbench.evaluate(model)
 

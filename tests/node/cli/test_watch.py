@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from node.deployment_files import DeploymentDirectory
+from node.supervisor.own_accuracy import describe_own_accuracy
 from node.supervisor.run import explain_drain
 from node.supervisor.watch import Certified, Phase, client_view, read_status, replica_view
 
@@ -22,6 +23,7 @@ STATUS: dict[str, Any] = {
     "version": VERSION,
     "certified": {"version": VERSION, "entries": 7, "model": MODEL},
     "inclusion": {"01" * 32: 2},
+    "accuracy": {"1": {"correct": 30.0, "count": 40.0, "noise": 0.5}},
     "uploads": {"stored": 3, "waiting": 1},
     "groups_open": 2,
     "connected": 3,
@@ -37,6 +39,7 @@ def test_a_status_is_read_as_it_is_written() -> None:
     assert (view.entries, view.epoch, view.uploads_waiting, view.groups_open) == (7, 2, 1, 2)
     assert view.certified == Certified(VERSION, 7, MODEL)
     assert view.stall == "why"
+    assert view.own_accuracy == STATUS["accuracy"]
 
 
 @pytest.mark.parametrize(
@@ -143,3 +146,12 @@ def test_late_uploads_are_not_waited_for_for_ever() -> None:
 def test_a_drain_without_any_replica_says_so() -> None:
     dead = tuple(replace(replica(f"replica-{i}"), phase=Phase.KILLED) for i in range(4))
     assert explain_drain(snapshot(*dead), late=True) == "a replica to run"
+
+
+def test_the_accuracy_on_clients_own_data_is_told_with_its_noise() -> None:
+    rows = {str(epoch): {"correct": 80.0, "count": 100.0, "noise": 1.0} for epoch in range(1, 12)}
+    told = describe_own_accuracy(rows)
+    assert told == "0.8000 ± 0.0057 in rows 7 to 11, on 500 of the clients' own examples"
+    assert describe_own_accuracy({}) is None
+    drowned = describe_own_accuracy({"3": {"correct": 4.0, "count": 5.0, "noise": 40.0}})
+    assert drowned == "hidden by the noise in row 3"
