@@ -24,6 +24,8 @@ OPENING_BOUND: Final = 16384
 """Largest check-block residue per member and coordinate that an opening accepts."""
 MAX_LATE_EPOCHS: Final = 8
 """How many epochs an upload may ride on top of later groups before it expires."""
+SMALLEST_PRIVATE: Final = 16
+"""Smallest `min_group` with noise that needs no flag."""
 SMALLEST_CELL: Final = 3
 """Default cells have at least so many clients, however few there are for each replica."""
 MAX_SCALE: Final = 1 << 15
@@ -170,10 +172,14 @@ class Parameters(BaseModel):
                 f"malicious_allowance {self.malicious_allowance} leaves no honest member in a group of "
                 f"{self.min_group}: the noise of a group could not be guaranteed"
             )
-        if self.noise_multiplier > 0 and self.min_group < 16 and not self.allow_small_private_groups:
+        if (
+            self.noise_multiplier > 0
+            and self.min_group < SMALLEST_PRIVATE
+            and not self.allow_small_private_groups
+        ):
             raise ParameterError(
-                f"noise_multiplier {self.noise_multiplier} with min_group {self.min_group} < 16 drowns every "
-                "model; set allow_small_private_groups if that is what you want"
+                f"noise_multiplier {self.noise_multiplier} with min_group {self.min_group} < {SMALLEST_PRIVATE} "
+                "drowns every model; set allow_small_private_groups if that is what you want"
             )
         if self.scale < 16:
             raise ParameterError(

@@ -24,6 +24,7 @@ from asyncfl.deployment import Deployment
 from asyncfl.effects import Machine, Table
 from asyncfl.errors import AsyncflError, ConfigurationError
 from asyncfl.identity import Identity
+from asyncfl.privacy.collusion import Collusion
 from node.blobs import BlobStore
 from node.commands.common import exit_code
 from node.deployment_files import DeploymentDirectory
@@ -72,6 +73,7 @@ def run_aggregator(directory: Path, name: str, options: ProcessOptions | None = 
         from asyncfl.replica import Replica
 
         initial_model = files.initial_model()
+        _say_what_is_assumed(deployment, None)
 
         def machine(durable: _Durable) -> Machine:
             return Replica(federation, identity, durable, initial_model)
@@ -118,6 +120,7 @@ def run_clients(
         from node.training.loader import load_task
         from node.training.workbench import Workbench
 
+        _say_what_is_assumed(deployment, last_epoch if limit is None else min(limit, last_epoch or limit))
         entry = deployment.task
         task = load_task(
             entry.factory, clients=len(deployment.first_clients), seed=entry.seed, options=entry.options
@@ -255,6 +258,19 @@ class _Process:
         log.info("started", role=node.role, pid=os.getpid(), state=str(node.storage.path.parent))
         await node.runtime.run(endpoint, self.stop)
         log.info("stopped")
+
+
+def _say_what_is_assumed(deployment: Deployment, epochs: int | None) -> None:
+    """Log what privacy rests on: the assumed colluders, and what they could do in `epochs`."""
+    collusion = Collusion.of(deployment.parameters, len(deployment.all_rosters[-1].members), epochs)
+    log.info(
+        "colluders_assumed",
+        malicious_fraction=collusion.malicious_fraction,
+        malicious_allowance=collusion.malicious_allowance,
+        min_group=collusion.min_group,
+        isolation_probability=collusion.isolation_probability,
+        epochs=collusion.epochs,
+    )
 
 
 def _run(

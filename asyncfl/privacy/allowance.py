@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from math import ceil
 from typing import Final
 
-from scipy.stats import hypergeom
-
 from asyncfl.errors import ParameterError
 from asyncfl.parameters import MAX_LATE_EPOCHS
 
@@ -64,6 +62,11 @@ def colluders(clients: int, malicious_fraction: float) -> int:
 def more_than(cells: Cells, malicious_fraction: float, members: int) -> float:
     """Probability that one (largest) cell holds more than `members` colluders."""
     bad = colluders(cells.clients, malicious_fraction)
+    if bad == 0:
+        return float(members < 0)
+    # Takes a second to import: not in processes of deployments that assume no colluders.
+    from scipy.stats import hypergeom
+
     return float(hypergeom.sf(members, cells.clients, bad, cells.largest))
 
 

@@ -8,7 +8,7 @@ from math import ceil, isfinite, sqrt
 from typing import Any, Final
 
 from asyncfl.errors import ParameterError
-from asyncfl.parameters import MAX_GROUP, Parameters
+from asyncfl.parameters import MAX_GROUP, SMALLEST_PRIVATE, Parameters
 from asyncfl.privacy.accountant import Mechanism, approximate_epsilon, epsilon
 from asyncfl.privacy.allowance import Cells, isolation_probability, malicious_allowance
 from asyncfl.privacy.calibration import Budget, calibrate
@@ -141,7 +141,7 @@ def plan(wish: Wish) -> dict[str, Any]:
         "isolation_probability": isolation_probability(
             cells, wish.malicious_fraction, wish.min_group, wish.epochs
         ),
-        "smallest_usable_group": smallest_usable_group(wish, found.noise_multiplier),
+        **_advice(wish, found.noise_multiplier),
         "sweep": [
             {
                 "change": change, "value": value, **asdict(each),
@@ -181,6 +181,44 @@ def smallest_usable_group(wish: Wish, multiplier: float) -> int | None:
             return group
         group += 1
     return None
+
+
+def clients_needed(wish: Wish, multiplier: float, group: int) -> int | None:
+    """From how many clients on groups of `group` are usable at a suitable server learning rate.
+
+    None: from none on, because colluders of such a roster may fill a group.
+    """
+    limit = wish.run.largest_usable_ratio
+    needed = group
+    while True:
+        other = replace(wish, clients=needed, min_group=group)
+        if not _leaves_honest_members(other):
+            return None
+        enough = ceil(multiplier**2 * wish.dimension / ((group - other.allowance) * limit**2))
+        if enough <= needed:
+            return needed
+        needed = enough
+
+
+def _advice(wish: Wish, multiplier: float) -> dict[str, Any]:
+    """Which group would be usable, whether such sums can be opened at all, and if not, what can be had instead."""
+    group = smallest_usable_group(wish, multiplier)
+    obstacle, in_reach = None, None
+    if group is not None:
+        # Larger groups have less noise: where the smallest usable one needs a flag, the next may not.
+        for size in (group, max(group, SMALLEST_PRIVATE)):
+            refused = _obstacle(replace(wish, min_group=min(size, wish.clients)), multiplier)
+            if refused is None:
+                in_reach = min(size, wish.clients)
+                break
+            obstacle = obstacle or refused
+    return {
+        "smallest_usable_group": group,
+        "usable_group_obstacle": obstacle,
+        "usable_group_in_reach": in_reach,
+        "largest_group": MAX_GROUP,
+        "clients_needed": clients_needed(wish, multiplier, MAX_GROUP) if in_reach is None else None,
+    }
 
 
 def _leaves_honest_members(wish: Wish) -> bool:

@@ -91,13 +91,7 @@ def _show(facts: dict[str, Any]) -> None:
         f"{facts['server_lr']:g}; suits best: about {facts['suitable_server_lr']:.2g} ({facts['best_verdict']})",
     )
     table.add_row("malicious allowance", _allowance(facts))
-    group = facts["smallest_usable_group"]
-    table.add_row(
-        "usable from",
-        f"groups of {group}, with a suitable server learning rate"
-        if group
-        else f"no group size: not even all {facts['clients']} clients in one group suffice",
-    )
+    table.add_row("usable from", _usable_from(facts))
     output.print(table)
     if facts["obstacle"]:
         output.print(f"[yellow]refused by this version:[/] {escape(facts['obstacle'])}", soft_wrap=True)
@@ -113,6 +107,23 @@ def _show(facts: dict[str, Any]) -> None:
         soft_wrap=True,
         style="dim",
     )
+
+
+def _usable_from(facts: dict[str, Any]) -> str:
+    """The group that would do; where it cannot be had, why, and what can be had instead."""
+    group, largest = facts["smallest_usable_group"], facts["largest_group"]
+    if facts["usable_group_in_reach"] is not None:
+        return f"groups of {facts['usable_group_in_reach']}, with a suitable server learning rate"
+    if group is None:
+        told = f"no group size: not even all {facts['clients']} clients in one group suffice"
+    elif group > largest:
+        told = f"groups of {group}, which is out of reach: sums of at most {largest} uploads can be opened"
+    else:
+        told = f"groups of {group}, which is out of reach: {facts['usable_group_obstacle']}"
+    needed = facts["clients_needed"]
+    if needed is None:
+        return f"{told}; groups of {largest} may be filled by colluders"
+    return f"{told}; groups of {largest} would do from {needed} clients on"
 
 
 def _allowance(facts: dict[str, Any]) -> str:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
 from rich.markup import escape
 from rich.table import Table
 
+from asyncfl.privacy.collusion import Collusion
 from node.commands.common import Directory, JsonFlag, output, write_json
 from node.deployment_files import DeploymentDirectory
 from node.supervisor.own_accuracy import describe_own_accuracy
@@ -31,8 +33,10 @@ def status(*, directory: Directory, json: JsonFlag = False) -> None:
     """
     files = DeploymentDirectory.load(directory)
     deployment = files.deployment
+    collusion = Collusion.of(deployment.parameters, len(deployment.all_rosters[-1].members), None)
     facts: dict[str, Any] = {
         "deployment": deployment.digest.hex(),
+        "collusion": asdict(collusion),
         "rosters": [
             {"number": roster.number, "start_epoch": roster.start_epoch, "members": len(roster.members)}
             for roster in deployment.all_rosters
@@ -58,6 +62,7 @@ def status(*, directory: Directory, json: JsonFlag = False) -> None:
     told = describe_own_accuracy(furthest.get("accuracy") or {})
     if told is not None:
         output.print(f"accuracy {told}", soft_wrap=True)
+    output.print(collusion.sentence(), soft_wrap=True, highlight=False, style="dim")
     stalls = (each.get("stall") for each in facts["replicas"].values() if each["running"])
     for stall in dict.fromkeys(sentence for sentence in stalls if sentence):
         output.print(f"[yellow]{escape(stall)}[/]", soft_wrap=True)

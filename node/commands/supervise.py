@@ -11,6 +11,7 @@ import typer
 from rich.markup import escape
 
 from asyncfl.errors import ConfigurationError, StorageError
+from asyncfl.privacy.collusion import Collusion
 from node.commands.common import ExitCode, messages, write_json
 from node.deployment_files import DeploymentDirectory
 from node.supervisor.live import LivePage, PlainProgress
@@ -73,6 +74,10 @@ def watched_run(
     view = LivePage(messages) if messages.is_terminal else PlainProgress(messages)
     processes = client_processes or min(CLIENT_PROCESSES, len(hosted))
     options = RunOptions(epochs=epochs, client_processes=processes, plan=plan, baseline=baseline)
+    collusion = Collusion.of(
+        files.deployment.parameters, len(files.deployment.all_rosters[-1].members), epochs
+    )
+    messages.print(collusion.sentence(), soft_wrap=True, highlight=False)
     began = time.monotonic()
     try:
         with view:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
 from asyncfl.errors import ParameterError
 from asyncfl.parameters import Parameters
@@ -16,6 +17,7 @@ from asyncfl.privacy.accountant import Mechanism, epsilon
 from asyncfl.privacy.calibration import Budget
 from asyncfl.privacy.plan import Wish, outcome, plan, smallest_usable_group, variations
 from asyncfl.privacy.verdict import Run, Verdict
+from node.cli import app
 
 WISH = Wish(Budget(1.0, 1e-5), epochs=120, clients=1000, min_group=32)
 
@@ -92,6 +94,33 @@ def test_no_group_suffices_for_a_large_model_and_few_clients() -> None:
 @pytest.mark.parametrize(("group", "reason"), [(3, "drowns"), (64, "and 63")])
 def test_groups_that_a_deployment_would_refuse_are_judged_with_the_reason(group: int, reason: str) -> None:
     assert reason in (outcome(replace(WISH, min_group=group)).obstacle or "")
+
+
+def test_advice_that_is_out_of_reach_is_said_to_be_so_with_what_would_do() -> None:
+    """1000 clients would need groups of 79; sums of at most 63 uploads can be opened."""
+    facts = plan(WISH)
+    assert facts["smallest_usable_group"] == 79 > facts["largest_group"] == 63
+    assert facts["usable_group_in_reach"] is None
+    assert "63" in facts["usable_group_obstacle"]
+    needed = facts["clients_needed"]
+    enough = replace(WISH, clients=needed, min_group=63)
+    assert outcome(enough).best_verdict == Verdict.USABLE
+    assert outcome(replace(enough, clients=needed - 2)).best_verdict == Verdict.DOUBTFUL
+    assert plan(enough)["usable_group_in_reach"] is not None
+
+
+def test_a_usable_group_below_16_is_advised_as_16_which_needs_no_flag() -> None:
+    facts = plan(replace(WISH, budget=Budget(8.0, 1e-5), clients=2000))
+    assert facts["smallest_usable_group"] < 16 == facts["usable_group_in_reach"]
+    assert "allow_s" in facts["usable_group_obstacle"]
+    assert facts["clients_needed"] is None
+
+
+def test_the_command_does_not_call_usable_what_cannot_be_had() -> None:
+    options = ["--epsilon", "1", "--epochs", "120", "--clients", "1000", "--min-group", "32"]
+    shown = " ".join(CliRunner().invoke(app, ["plan", *options]).output.split())
+    assert "groups of 79, which is out of reach: sums of at most 63 uploads can be opened" in shown
+    assert "groups of 63 would do from 1250 clients on" in shown
 
 
 def test_variations_change_one_thing_each_and_leave_out_what_cannot_be() -> None:
