@@ -27,7 +27,7 @@ def experiment(
 ) -> None:
     """Run an experiment on virtual time: the real state machines, real training, chosen speeds and failures.
 
-    The same file gives the same figures again.
+    The same file gives the same course of events again; masks and noise are drawn anew.
 
     [bold]Examples[/]
 
@@ -55,6 +55,9 @@ def experiment(
         write_json(result, json)
     if str(json) != "-":
         output.print(_table(result))
+        if "comparison" in result:
+            output.print()
+            output.print(_comparison(result["comparison"]))
 
 
 def _tell(facts: dict[str, Any]) -> None:
@@ -96,5 +99,38 @@ def _table(result: dict[str, Any]) -> Table:
             "-" if staleness is None else f"{staleness['median']:.0f}",
         )
     table.caption = "spread: largest difference of inclusion counts; stale: median of uploads"
+    table.caption_justify = "left"
+    return table
+
+
+def _comparison(comparison: dict[str, Any]) -> Table:
+    reached = list(comparison["runs"][0]["epochs_to"])
+    table = Table(box=None, padding=(0, 1, 0, 0), header_style="dim")
+    table.add_column("run", no_wrap=True)
+    for heading in [
+        "seeds",
+        "accuracy",
+        "difference",
+        *(f"to {accuracy}" for accuracy in reached),
+        "bytes",
+        "epsilon",
+    ]:
+        table.add_column(heading, justify="right", no_wrap=True)
+    for run in comparison["runs"]:
+        difference, error = run["difference"], run["standard_error"]
+        table.add_row(
+            escape(run["run"]),
+            str(len(run["seeds"])),
+            f"{run['accuracy']:.4f}",
+            ("" if difference is None else f"{difference:+.2f}")
+            + ("" if error is None else f" ± {error:.2f}"),
+            *("never" if run["epochs_to"][at] is None else f"{run['epochs_to'][at]:.1f}" for at in reached),
+            "-" if run["upload_bytes"] is None else f"{run['upload_bytes']:,.0f}",
+            "none" if run["epsilon"] is None else f"{run['epsilon']:,.1f}",
+        )
+    table.caption = (
+        f"difference to {escape(comparison['reference'])} in points, mean and standard error; to: epochs until that "
+        "accuracy; bytes: of one upload"
+    )
     table.caption_justify = "left"
     return table

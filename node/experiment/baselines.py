@@ -48,15 +48,22 @@ class _Server:
 
     def __init__(self, scene: Scene) -> None:
         self.target, self.evaluate_every = scene.experiment.target_accuracy, scene.experiment.evaluate_every
+        self.evaluate_uploads = scene.experiment.evaluate_uploads
         self.judge, self.outcome = scene.judge, scene.outcome
         self.dimension = scene.workbench.layout.dimension
         self.model = scene.workbench.initial
         self.uploads = 0
         self.version = 0
         self._judge_at = 0.0
+        self._judge_uploads = 0
+        self._applied_at = 0.0
 
-    def apply(self, step: Tensor, members: list[tuple[int, int]]) -> None:
-        """Add `step` to the model, made of uploads (client, uploads in the model it was trained from)."""
+    def apply(self, step: Tensor, members: list[tuple[int, int]], at: float) -> None:
+        """Add `step` to the model, made of uploads (client, uploads in the model it was trained from).
+
+        `at`: virtual seconds.
+        """
+        self._applied_at = at
         self.model = model_bytes(flat_from_bytes(self.model, self.dimension) + step)
         self.uploads += len(members)
         self.version += 1
@@ -64,15 +71,25 @@ class _Server:
         self.outcome.staleness.extend(self.uploads - base - 1 for _, base in members)
 
     def judge_until(self, now: float) -> bool:
-        """Judge at the times up to `now` that are due; True when the target is reached."""
+        """Judge at the times (or uploads) up to `now` that are due; True when the target is reached."""
+        if self.evaluate_uploads is not None:
+            if self.uploads < self._judge_uploads:
+                return False
+            self._judge_uploads = (self.uploads // self.evaluate_uploads + 1) * self.evaluate_uploads
+            return self._judge(self._applied_at)
         while self._judge_at <= now:
-            point = self.judge.point(self._judge_at, self.uploads, self.model)
-            self.outcome.points.append(point)
-            if self.target is not None and point.accuracy >= self.target:
-                self.outcome.virtual_seconds = point.seconds
+            if self._judge(self._judge_at):
                 return True
             self._judge_at += self.evaluate_every
         return False
+
+    def _judge(self, seconds: float) -> bool:
+        point = self.judge.point(seconds, self.uploads, self.model)
+        self.outcome.points.append(point)
+        if self.target is None or point.accuracy < self.target:
+            return False
+        self.outcome.virtual_seconds = point.seconds
+        return True
 
     def end(self, now: float) -> None:
         if not self.judge_until(now):
@@ -109,8 +126,9 @@ def run_fedavg(scene: Scene) -> None:
             return
         results = [_train(scene, trainers[client], server.model, number) for client in stay]
         outcome.sent += len(stay)
+        outcome.upload_bytes.extend(4 * update.numel() for update in results)
         if results:
-            server.apply(torch.stack(results).mean(0), [(client, server.uploads) for client in stay])
+            server.apply(torch.stack(results).mean(0), [(client, server.uploads) for client in stay], end)
         now = end
     server.end(now)
 
@@ -143,10 +161,11 @@ def run_fedbuff(scene: Scene) -> None:
             model, base, version = bases[client]
             update = _train(scene, trainers[client], model, task)
             outcome.sent += 1
+            outcome.upload_bytes.append(4 * update.numel())
             buffer.append((update / sqrt(1 + server.version - version), client, base))
         if len(buffer) == size:
             step = torch.stack([update for update, _, _ in buffer]).mean(0)
-            server.apply(step, [(client, base) for _, client, base in buffer])
+            server.apply(step, [(client, base) for _, client, base in buffer], now)
             buffer.clear()
         end = now + speed(client, task + 1) + ROUND_TRIP
         bases[client] = (server.model, server.uploads, server.version)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
@@ -146,6 +146,17 @@ class Run(_Section):
     """asyncfl: epochs that a client may run ahead of the slowest live one."""
     buffer: Annotated[int, Field(ge=1)] | None = None
     """fedbuff: uploads that are averaged into one step; absent: as many as asyncfl's smallest group."""
+    preset: Literal["standard", "tiny"] | None = None
+    cell_size: Annotated[int, Field(ge=1)] | None = None
+    clip: Positive | None = None
+    """asyncfl: these three in place of the experiment's."""
+    noise_multiplier: Annotated[float, Field(ge=0)] = 0.0
+    """asyncfl: of differential privacy; groups smaller than a deployment would be allowed are."""
+    seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] | None = None
+    """Of the experiment's seeds, those that this run is made with; absent: all."""
+
+
+_ONLY_ASYNCFL: Final = ("window", "preset", "cell_size", "clip", "noise_multiplier")
 
 
 class Experiment(_Section):
@@ -158,10 +169,20 @@ class Experiment(_Section):
     byzantine: Annotated[int, Field(ge=0)] = 1
     preset: Literal["standard", "tiny"] = "tiny"
     cell_size: Annotated[int, Field(ge=1)] | None = None
+    clip: Positive | None = None
+    """L2 norm that asyncfl clips updates of weights to; absent: the task's own."""
+    delta: Annotated[float, Field(gt=0, lt=1)] = 1e-5
+    """For which epsilon is told."""
     epochs: Annotated[int, Field(ge=1)] | None = None
     seconds: Positive | None = None
     seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] = [0]
     evaluate_every: Positive = 5.0
+    evaluate_uploads: Annotated[int, Field(ge=1)] | None = None
+    """Look at accuracy after so many more uploads are in the model, in place of `evaluate_every`."""
+    accuracies: list[Annotated[float, Field(gt=0, le=1)]] = Field(default_factory=list)
+    """For each, how many uploads were in the model when it was first seen."""
+    reference: str | None = None
+    """The run that the others are compared with, seed by seed."""
     target_accuracy: Annotated[float, Field(gt=0, le=1)] | None = None
     """Runs end, in the file with `seconds`, once it is reached."""
     classes: Numbers | None = None
@@ -183,6 +204,14 @@ class Experiment(_Section):
         names = [run.name for run in self.run]
         if len(set(names)) < len(names):
             raise ValueError("two runs have the same name")
+        if self.reference is not None and self.reference not in names:
+            raise ValueError(f"reference {self.reference!r} is none of the runs: {', '.join(names)}")
+        for run in self.run:
+            if run.seeds is not None and not set(run.seeds) <= set(self.seeds):
+                raise ValueError(f"run {run.name!r} has seeds that the experiment has not: {self.seeds}")
+            given = [name for name in _ONLY_ASYNCFL if name in run.model_fields_set]
+            if run.method != "asyncfl" and given:
+                raise ValueError(f"run {run.name!r}: {', '.join(given)} is for method 'asyncfl' only")
         groups = [event.clients for event in (*self.drop_out, *self.late_join)]
         groups += [slow.clients for speeds in self.all_speeds() for slow in speeds.slow]
         if self.partition.clients is not None:
@@ -216,17 +245,21 @@ class Experiment(_Section):
         }
         return Schedule.model_validate(merged)
 
-    def parameters(self, window: int | None = None) -> Parameters:
-        """The protocol's parameters. Raises `ParameterError`."""
+    def parameters(self, run: Run | None = None) -> Parameters:
+        """The protocol's parameters, in `run`. Raises `ParameterError`."""
         defaults = task_defaults(self.task)
         options: dict[str, object] = {
             "preset": self.preset,
-            "clip": defaults.clip,
+            "clip": self.clip or defaults.clip,
             "buffer_clip": defaults.buffer_clip,
             "cell_size": self.cell_size,
         }
-        if window is not None:
-            options["window"] = window
+        if run is not None:
+            options["noise_multiplier"] = run.noise_multiplier
+            # A simulation may show what noise does to small groups; a deployment has to ask for it.
+            options["allow_small_private_groups"] = run.noise_multiplier > 0
+            own = run.model_dump(include={"window", "preset", "cell_size", "clip"}, exclude_none=True)
+            options.update(own)
         return Parameters.for_clients(
             self.clients, replicas=self.replicas, byzantine=self.byzantine, **options
         )
@@ -262,7 +295,7 @@ def read_experiment(path: Path, *, reduced: bool = False) -> Experiment:
     except ValidationError as error:
         raise ConfigurationError(explain(error, Experiment, str(path), text)) from None
     for run in experiment.run:
-        experiment.parameters(run.window)
+        experiment.parameters(run)
         try:
             experiment.schedule(run)
         except ValidationError as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import Final
 
 from asyncfl.client import Client
@@ -11,10 +11,13 @@ from asyncfl.client.jobs import Trainer
 from asyncfl.client.machine import State
 from asyncfl.digest import content_digest
 from asyncfl.effects import Table
-from asyncfl.messages import Settings
+from asyncfl.federation import Federation
+from asyncfl.messages import Message, Settings, Upload, encode_message
 from asyncfl.model import TrainingResult
+from asyncfl.privacy.accountant import Mechanism, epsilon
 from asyncfl.replica import Replica
 from asyncfl.simulation import Simulation
+from asyncfl.simulation.network import Node
 from node.experiment.configuration import Experiment
 from node.experiment.scene import Scene
 
@@ -52,6 +55,8 @@ class _Watch:
         self._seen: set[tuple[bytes, int]] = set()
         self._grown_at = 0.0
         self._judge_at = scene.experiment.evaluate_every
+        self._judge_uploads = scene.experiment.evaluate_uploads or 0
+        self._measured: set[bytes] = set()
 
     def start(self, simulation: Simulation) -> None:
         self.simulation = simulation
@@ -67,8 +72,7 @@ class _Watch:
             self._note_models(replica)
         if replicas:
             self._note_uploads(max(replicas, key=lambda replica: replica.context.ledger.entries))
-            if network.now >= self._judge_at:
-                self._judge_at += self.experiment.evaluate_every
+            if self._is_judgement_due():
                 self.judge_now()
         if self.experiment.epochs is not None and network.now - self._grown_at > QUIET_SECONDS:
             self.over = self.over or self._is_at_rest(replicas)
@@ -93,15 +97,46 @@ class _Watch:
             if base is not None:
                 self.outcome.staleness.append(len(self._seen) - base - 1)
 
+    def measure(self, source: Node, target: Node, message: Message) -> Message:
+        """Note what an upload costs on the wire, each once: its UPLOAD message, and the vector that is pulled."""
+        if isinstance(message, Upload) and message.manifest.digest() not in self._measured:
+            self._measured.add(message.manifest.digest())
+            vector = source.blobs.read(message.manifest.core.upload)
+            self.outcome.upload_bytes.append(len(encode_message(message)) + len(vector))
+        return message
+
+    def _is_judgement_due(self) -> bool:
+        step = self.experiment.evaluate_uploads
+        if step is None:
+            if self.simulation.network.now < self._judge_at:
+                return False
+            self._judge_at += self.experiment.evaluate_every
+            return True
+        best = self._best()
+        if best is None:
+            return False
+        uploads = self.contained.get(best[1], 0)
+        if uploads < self._judge_uploads:
+            return False
+        self._judge_uploads = (uploads // step + 1) * step
+        return True
+
+    def _best(self) -> tuple[bytes, bytes] | None:
+        """The certified model with most entries: a replica that holds it (its key), and its digest."""
+        certified = [
+            (replica.models.latest.entries, replica.context.identity.public, replica.models.latest.model)
+            for replica in self.simulation.running_replicas()
+            if replica.models.latest is not None
+        ]
+        return max(certified)[1:] if certified else None
+
     def judge_now(self) -> None:
         """Judge the certified model with most entries."""
-        replicas = [r for r in self.simulation.running_replicas() if r.models.latest is not None]
-        if not replicas:
+        best = self._best()
+        if best is None:
             return
-        best = max(replicas, key=lambda r: 0 if r.models.latest is None else r.models.latest.entries)
-        assert best.models.latest is not None
-        name = best.models.latest.model
-        model = self.simulation.network.nodes[best.context.identity.public].blobs.read(name)
+        replica, name = best
+        model = self.simulation.network.nodes[replica].blobs.read(name)
         point = self.judge.point(self.simulation.network.now, self.contained.get(name, 0), model)
         self.outcome.points.append(point)
         target = self.experiment.target_accuracy
@@ -127,7 +162,7 @@ def run_asyncfl(scene: Scene) -> None:
     speed = scene.pace.seconds
     trainers, watch = scene.trainers(), _Watch(scene)
     simulation = Simulation(
-        experiment.parameters(scene.run.window),
+        experiment.parameters(scene.run),
         experiment.clients,
         seed=scene.seed,
         initial=workbench.initial,
@@ -137,6 +172,7 @@ def run_asyncfl(scene: Scene) -> None:
         last_epoch=experiment.epochs,
         weights=workbench.layout.weights,
     )
+    simulation.network.on_message = watch.measure
     _plan_events(experiment, simulation)
     watch.start(simulation)
     limit = experiment.seconds
@@ -154,6 +190,17 @@ def run_asyncfl(scene: Scene) -> None:
     nodes = [simulation.network.nodes[key] for key in watch.number]
     outcome.sent = sum(len(node.durable[Table.EPOCHS]) for node in nodes)
     outcome.virtual_seconds = simulation.network.now
+    if simulation.parameters.noise_multiplier > 0:
+        outcome.epsilon = [
+            _spent(len(node.durable[Table.PRIVACY]), simulation.federation, experiment.delta)
+            for node in nodes
+        ]
+
+
+@cache
+def _spent(uploads: int, federation: Federation, delta: float) -> float:
+    """Clients with equally many uploads have spent the same; the accountant takes tenths of a second."""
+    return epsilon(Mechanism.of(federation.parameters, federation.dimension), uploads, delta)
 
 
 def _plan_events(experiment: Experiment, simulation: Simulation) -> None:

@@ -63,10 +63,17 @@ class Outcome:
     """Of each upload: how many others came into the model after the one it was trained from, itself not counted."""
     largest_difference: int = 0
     """Of the counts of clients present throughout, at any time."""
+    dimension: int = 0
+    """Coordinates of the model."""
+    upload_bytes: list[int] = field(default_factory=list)
+    """What each upload took on the wire, without the channel's framing."""
+    epsilon: list[float] | None = None
+    """Of each client at its end; None without noise."""
     finished: bool = True
     """False when a run by epochs had not ended when its virtual time was over."""
     virtual_seconds: float = 0.0
     wall_seconds: float = 0.0
+    processor_seconds: float = 0.0
 
     def include(self, clients: Sequence[int]) -> None:
         """Uploads of these clients came into the model together."""
@@ -79,6 +86,18 @@ class Outcome:
     def reached(self, target: float) -> float | None:
         """The first virtual time at which accuracy was seen to be at least `target`."""
         return next((point.seconds for point in self.points if point.accuracy >= target), None)
+
+    def uploads_to(self, accuracy: float) -> float | None:
+        """Uploads in the model when `accuracy` was first reached, on a straight line between two looks."""
+        before: Point | None = None
+        for point in self.points:
+            if point.accuracy >= accuracy:
+                if before is None:
+                    return float(point.uploads)
+                part = (accuracy - before.accuracy) / (point.accuracy - before.accuracy)
+                return before.uploads + part * (point.uploads - before.uploads)
+            before = point
+        return None
 
     def facts(self, experiment: Experiment) -> dict[str, Any]:
         """Plain JSON values."""
@@ -98,10 +117,15 @@ class Outcome:
             if last.on_classes is None
             else float(np.mean([point.on_classes for point in late if point.on_classes is not None])),
             "target_reached_s": None if target is None else self.reached(target),
+            "uploads_to": {f"{wanted:g}": self.uploads_to(wanted) for wanted in experiment.accuracies},
             "virtual_seconds": self.virtual_seconds,
             "wall_seconds": round(self.wall_seconds, 1),
+            "processor_seconds": round(self.processor_seconds, 1),
             "finished": self.finished,
             "uploads": {"sent": self.sent, "included": included, "lost": self.sent - included},
+            "dimension": self.dimension,
+            "upload_bytes": float(np.mean(self.upload_bytes)) if self.upload_bytes else None,
+            "epsilon": self.epsilon,
             "inclusion": self.inclusion,
             "jain": jain(self.inclusion),
             "jain_present_throughout": jain([self.inclusion[client] for client in self.present]),

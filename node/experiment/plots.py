@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 
 from asyncfl.errors import StorageError
+from node.experiment.comparison_plot import draw_comparison
+from node.experiment.palette import by_name, colour, dash
 
 _STYLE: dict[str, Any] = {
     "font.size": 11,
@@ -18,22 +20,26 @@ _STYLE: dict[str, Any] = {
     "grid.color": "#e4e4e4",
     "figure.facecolor": "white",
 }
-_COLOURS = ("#1f6fb4", "#d1622b", "#3c8d53", "#8656a4", "#8c6d31", "#4b5563")
-_DASHES = ("-", "--", "-.", ":", (0, (8, 2)), (0, (3, 1, 1, 1, 1, 1)))
 MAX_BINS = 40
 
 
 def draw_plots(result: dict[str, Any], folder: Path) -> list[Path]:
-    """Write `participation.png` and `accuracy.png` into `folder`. Raises `StorageError`."""
+    """Write `participation.png`, `accuracy.png` and, where runs are compared, `comparison.png` into `folder`.
+
+    Raises `StorageError`.
+    """
     import matplotlib as mpl
 
     mpl.use("Agg")
     from matplotlib import pyplot
 
-    paths = [folder / "participation.png", folder / "accuracy.png"]
+    pictures = [("participation.png", _participation), ("accuracy.png", _accuracy)]
+    if "comparison" in result:
+        pictures.append(("comparison.png", draw_comparison))
+    paths = [folder / name for name, _ in pictures]
     style: Any = _STYLE
     with pyplot.rc_context(style):
-        for path, draw in zip(paths, (_participation, _accuracy), strict=True):
+        for path, (_, draw) in zip(paths, pictures, strict=True):
             figure = draw(pyplot, result)
             try:
                 figure.savefig(path, dpi=130)
@@ -44,17 +50,9 @@ def draw_plots(result: dict[str, Any], folder: Path) -> list[Path]:
     return paths
 
 
-def _by_name(result: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
-    """Runs with the same name (other seeds), in the file's order."""
-    groups: dict[str, list[dict[str, Any]]] = {}
-    for run in result["runs"]:
-        groups.setdefault(run["run"], []).append(run)
-    return groups
-
-
 def _participation(pyplot: Any, result: dict[str, Any]) -> Any:
     """One row for each run: how many clients (of all seeds) had how many uploads included."""
-    groups = _by_name(result)
+    groups = by_name(result)
     figure, rows = pyplot.subplots(
         len(groups), 1, squeeze=False, figsize=(9, 1.2 + 2 * len(groups)), layout="constrained"
     )
@@ -62,7 +60,7 @@ def _participation(pyplot: Any, result: dict[str, Any]) -> Any:
         counts = [count for run in runs for count in run["inclusion"]]
         width = max(1, -(-(max(counts) + 1) // MAX_BINS))
         edges = np.arange(0, max(counts) + 1 + width, width) - 0.5
-        axes.hist(counts, bins=edges, color=_COLOURS[index % len(_COLOURS)], edgecolor="white", linewidth=0.6)
+        axes.hist(counts, bins=edges, color=colour(index), edgecolor="white", linewidth=0.6)
         fairness = np.mean([run["jain"] or 0.0 for run in runs])
         axes.set_title(
             f"{name}: {min(counts)} to {max(counts)}, Jain's index {fairness:.3f}", loc="left", fontsize=11
@@ -78,7 +76,7 @@ def _participation(pyplot: Any, result: dict[str, Any]) -> Any:
 
 def _accuracy(pyplot: Any, result: dict[str, Any]) -> Any:
     """One panel for all classes, one for the chosen ones; the seeds of a run share a colour."""
-    experiment, groups = result["experiment"], _by_name(result)
+    experiment, groups = result["experiment"], by_name(result)
     classes = experiment.get("classes")
     titles = ["all classes"] + ([f"classes {', '.join(map(str, classes))}"] if classes else [])
     figure, panels = pyplot.subplots(
@@ -95,7 +93,7 @@ def _accuracy(pyplot: Any, result: dict[str, Any]) -> Any:
                 points = np.array(run["accuracy_over_time"], dtype=float)
                 axes.plot(
                     points[:, 0], 100 * points[:, 2 + column], lw=1.8, alpha=1 if number == 0 else 0.45,
-                    color=_COLOURS[index % len(_COLOURS)], ls=_DASHES[index % len(_DASHES)],
+                    color=colour(index), ls=dash(index),
                     label=name if number == 0 else None,
                 )  # fmt: skip
         target = experiment.get("target_accuracy")

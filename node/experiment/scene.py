@@ -43,7 +43,14 @@ class Scene:
             Pace(speed, schedule, examples),
             clock,
             Judge(task, workbench, experiment.classes),
-            Outcome(run.name, run.method, seed, [0] * experiment.clients, experiment.present_throughout()),
+            Outcome(
+                run.name,
+                run.method,
+                seed,
+                [0] * experiment.clients,
+                experiment.present_throughout(),
+                dimension=workbench.layout.dimension,
+            ),
         )
 
     def trainers(self) -> dict[int, PacedTrainer]:

@@ -111,7 +111,10 @@ def _archive(path: Path) -> Iterator[zipfile.ZipFile]:
     try:
         archive = zipfile.ZipFile(path)
     except FileNotFoundError as error:
-        raise ConfigurationError(f"{path}: no such file; give npz: the path of a NumPy archive") from error
+        raise ConfigurationError(
+            f"{path}: no such file; make it with scripts/make_archive.py FOLDER {path} from the files of MNIST or "
+            "CIFAR-10, or with numpy.savez from your own images (docs/how-to/archives.md)"
+        ) from error
     except (zipfile.BadZipFile, OSError) as error:
         raise ConfigurationError(f"{path}: not a readable NumPy archive (.npz): {error}") from error
     with archive:

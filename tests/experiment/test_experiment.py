@@ -13,8 +13,10 @@ import torch
 
 from asyncfl.errors import ConfigurationError
 from asyncfl.messages import Settings
+from asyncfl.privacy.accountant import Mechanism, epsilon
+from node.experiment.comparison import compare
 from node.experiment.configuration import Distribution, Experiment, Partition, Speeds, read_experiment
-from node.experiment.outcome import jain
+from node.experiment.outcome import Outcome, Point, jain
 from node.experiment.pace import StepClock, steps_within
 from node.experiment.plots import draw_plots
 from node.experiment.population import draw, make_speed, make_task, split
@@ -66,6 +68,12 @@ def experiment(**changes: Any) -> Experiment:
             "run 'a': decay = \"step\" takes decay_e",
         ),
         ('name = "x"\nepochs = 3\n[training]\nsecond = 2\n' + RUN, "did you mean 'seconds'"),
+        ('name = "x"\nepochs = 3\nreference = "b"\n' + RUN, "reference 'b' is none of the runs: a"),
+        ('name = "x"\nepochs = 3\n' + RUN + "seeds = [1]\n", "run 'a' has seeds that the experiment has not"),
+        (
+            'name = "x"\nepochs = 3\n' + RUN + 'method = "fedavg"\nclip = 1\n',
+            "run 'a': clip is for method 'asyncfl' only",
+        ),
         ("name =", "not TOML"),
     ],
 )
@@ -122,6 +130,71 @@ def test_the_split_task_has_all_training_examples_once() -> None:
     assert sum(map(len, held)) == 1437
     assert set(held[0].tolist()) == {3}
     assert all(3 not in labels for labels in held[1:])
+
+
+def facts(run: str, seed: int, curve: list[tuple[int, float]], **changes: Any) -> dict[str, Any]:
+    """Of one run of 4 clients: (uploads, accuracy) at each look."""
+    points = [Point(float(uploads), uploads, accuracy, None) for uploads, accuracy in curve]
+    outcome = Outcome(run, "asyncfl", seed, [curve[-1][0] // 4] * 4, [0, 1, 2, 3], points, dimension=10)
+    return outcome.facts(experiment(accuracies=[0.5, 0.95])) | {"upload_bytes": 40.0} | changes
+
+
+def test_a_comparison_pairs_seeds_and_reads_accuracies_at_the_same_number_of_uploads() -> None:
+    runs = [
+        facts("mine", 0, [(0, 0.0), (40, 0.5), (76, 0.86)], upload_bytes=30.0),
+        facts("theirs", 0, [(0, 0.1), (40, 0.6), (80, 1.0)]),
+        facts("theirs", 1, [(0, 0.1), (80, 0.9)]),
+        facts("mine", 1, [(0, 0.1), (80, 0.92)], epsilon=[2.0, 3.0, 1.0, 2.0]),
+        facts("mine", 2, [(0, 0.1), (80, 0.2)]),
+    ]
+    theirs, mine = compare(runs, "theirs")["runs"]
+    assert (theirs["run"], theirs["seeds"], theirs["pairs"]) == ("theirs", [0, 1], [])
+    assert theirs["difference"] is None
+    assert [pair["seed"] for pair in mine["pairs"]] == [0, 1]
+    assert [pair["difference"] for pair in mine["pairs"]] == pytest.approx([-14, 2])
+    assert (mine["difference"], mine["standard_error"]) == pytest.approx((-6, 8))
+    # From 57 to 76 uploads both of the first pair rise by 0.01 an upload: always 0.1 apart.
+    assert mine["pairs"][0]["late_difference"] == pytest.approx(-10)
+    assert mine["pairs"][1]["late_difference"] == pytest.approx(2 * 0.875)
+    assert theirs["epochs_to"]["0.5"] == pytest.approx((32 + 40) / 2 / 4)
+    assert mine["epochs_to"] == {"0.5": None, "0.95": None}
+    assert (mine["upload_bytes"], mine["float32_bytes"]) == (pytest.approx(110 / 3), 40)
+    assert (mine["epsilon"], theirs["epsilon"]) == (3.0, None)
+
+
+def test_accuracy_is_looked_at_by_uploads_and_bytes_are_those_sent() -> None:
+    plan = experiment(epochs=4, evaluate_uploads=8, accuracies=[0.5])
+    for method, exact in (("asyncfl", False), ("fedavg", True)):
+        outcome = run_one(plan, plan.run[0].model_copy(update={"method": method}), 0)
+        looks = [point.uploads for point in outcome.points]
+        assert looks[0] == 0
+        assert looks[-1] == 16
+        if exact:
+            assert looks[:3] == [0, 8, 16]
+        else:
+            assert 8 <= looks[1] < 16
+        (size,) = set(outcome.upload_bytes)
+        parameters = plan.parameters()
+        least = 4 * 4810 if exact else parameters.upload_bytes(4810)
+        assert least <= size <= least + (0 if exact else 20_000)
+        assert len(outcome.upload_bytes) == 16
+
+
+def test_noise_has_its_epsilon_and_costs_accuracy() -> None:
+    plan = experiment(epochs=3, cell_size=4)
+    quiet = run_one(plan, plan.run[0], 0)
+    loud = run_one(plan, plan.run[0].model_copy(update={"noise_multiplier": 1.0}), 0)
+    assert quiet.epsilon is None
+    parameters = plan.parameters(plan.run[0].model_copy(update={"noise_multiplier": 1.0}))
+    assert loud.epsilon == [epsilon(Mechanism.of(parameters, 4810), 3, 1e-5)] * 4
+    assert loud.points[-1].accuracy < quiet.points[-1].accuracy
+
+
+def test_an_archive_that_is_not_there_is_named_with_what_makes_it() -> None:
+    file = next(file for file in FILES if file.stem == "parity-mnist")
+    plan = read_experiment(file)
+    with pytest.raises(ConfigurationError, match=r"make_archive\.py FOLDER nowhere/mnist\.npz"):
+        run_one(plan.model_copy(update={"task": "npz:nowhere/mnist.npz"}), plan.run[0], 0)
 
 
 def test_jains_index() -> None:
@@ -223,7 +296,11 @@ def test_who_drops_out_or_joins_late_takes_part_in_its_time_only() -> None:
 def test_a_seed_gives_the_same_run_again() -> None:
     plan = experiment(epochs=2)
     first, again = (run_one(plan, plan.run[0], 3) for _ in range(2))
-    assert first.points == again.points
+    looks = [[(point.seconds, point.uploads) for point in run.points] for run in (first, again)]
+    assert looks[0] == looks[1]
+    # The masks' errors come from the operating system: an image of 360 may fall on the other side.
+    for one, other in zip(first.points, again.points, strict=True):
+        assert one.accuracy == pytest.approx(other.accuracy, abs=4 / 360)
     assert first.staleness == again.staleness
     assert first.inclusion == again.inclusion == [2, 2, 2, 2]
     assert run_one(plan, plan.run[0], 4).points != first.points
@@ -245,5 +322,12 @@ def test_an_included_experiment_runs_reduced(file: Path, tmp_path: Path) -> None
     if file.stem == "balance":
         assert result["runs"][0]["largest_difference"] <= result["window"] + 3
         assert result["runs"][0]["accuracy"] > 0.8
-    for path in draw_plots(result, tmp_path):
+    if plan.reference is not None:
+        reference, *others = result["comparison"]["runs"]
+        assert (reference["run"], reference["difference"]) == (plan.reference, None)
+        assert {run["run"] for run in others} == {run.name for run in plan.run} - {plan.reference}
+        for run in others:
+            assert [pair["seed"] for pair in run["pairs"]] == plan.seeds
+    assert (tmp_path / "comparison.png" in draw_plots(result, tmp_path)) == (plan.reference is not None)
+    for path in tmp_path.iterdir():
         assert path.read_bytes().startswith(b"\x89PNG")
