@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from itertools import pairwise
 from typing import Final
 
+from asyncfl.effects import Put, Table
 from asyncfl.errors import InvalidItem, RosterConflict
 from asyncfl.federation import Federation, Roster
 from asyncfl.identity import verify
@@ -18,6 +19,9 @@ from asyncfl.messages import RosterStatement
 
 ROSTER_GRACE_EPOCHS: Final = 16
 """Epochs after a roster's start in which uploads under the one before it are still vouched for."""
+
+STATEMENTS_AT_ONCE: Final = 8
+"""Statements in one answer: each may have half a megabyte; who lacks more asks again."""
 
 
 class Rosters:
@@ -111,14 +115,29 @@ class Rosters:
         It is the highest that applies to the epoch, or, for a while, the one before it: an honest client may not
         have heard. Whoever could choose among rosters could choose its cell.
         """
+        return any(roster.number == number for roster in self._current(epoch))
+
+    def may_take_part(self, client: bytes, epoch: int) -> bool:
+        """Whether a roster that an upload of `epoch` may name lists the client."""
+        return any(client in roster.position for roster in self._current(epoch))
+
+    def _current(self, epoch: int) -> list[Roster]:
         newest = self.at(epoch)
-        if number == newest.number:
-            return True
-        return number == newest.number - 1 and epoch < newest.start_epoch + ROSTER_GRACE_EPOCHS
+        is_young = newest.number > 0 and epoch < newest.start_epoch + ROSTER_GRACE_EPOCHS
+        return [newest, self.held[newest.number - 1]] if is_young else [newest]
 
     def statements(self, after: int) -> tuple[RosterStatement, ...]:
         """The operator's statements of all rosters held with numbers above `after`, ascending."""
         return tuple(_statement(roster) for roster in self.held[after + 1 :])
+
+
+def roster_key(number: int) -> bytes:
+    """Key of a row of `Table.ROSTERS`."""
+    return number.to_bytes(4, "big")
+
+
+def put_roster(statement: RosterStatement) -> Put:
+    return Put(Table.ROSTERS, roster_key(statement.number), statement.encode())
 
 
 def _members(rosters: list[Roster]) -> frozenset[bytes]:

@@ -1,4 +1,4 @@
-"""What replicas say of the front and of their patience, so that at most t liars change nothing.
+"""What replicas say of the front, of rosters and of their patience, so that at most t liars change nothing.
 
 Only the client moves itself, and only exactly to the (t+1)-th largest front in n-t answers: whoever could
 choose a client's epoch could choose its cell (protocol section 4, step 1).
@@ -21,9 +21,9 @@ class Fronts:
     latest: dict[int, Front] = field(default_factory=dict)
 
     def hear(self, replica: int, front: Front) -> None:
-        """Fronts never fall at an honest replica; an older answer that comes late is ignored."""
+        """Fronts and rosters never fall at an honest replica; an older answer that comes late is ignored."""
         known = self.latest.get(replica)
-        if known is None or front.front >= known.front:
+        if known is None or (front.front >= known.front and front.roster >= known.roster):
             self.latest[replica] = front
 
     @property
@@ -37,6 +37,14 @@ class Fronts:
             return None
         ranked = sorted((answer.front for answer in self.latest.values()), reverse=True)
         return ranked[self.parameters.byzantine]
+
+    @property
+    def roster(self) -> int | None:
+        """The highest roster number that n-t replicas report or exceed; None before so many have answered."""
+        if not self.is_enough:
+            return None
+        ranked = sorted((answer.roster for answer in self.latest.values()), reverse=True)
+        return ranked[self.parameters.quorum - 1]
 
     @property
     def patience(self) -> float:

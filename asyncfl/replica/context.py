@@ -23,7 +23,7 @@ from asyncfl.federation import Federation
 from asyncfl.identity import Identity, verify
 from asyncfl.inclusion import Inclusion
 from asyncfl.ledger import Ledger
-from asyncfl.messages import Message, Vote
+from asyncfl.messages import Message, RosterRequest, Vote
 from asyncfl.rosters import Rosters, compute_handicap
 
 RESEND_SECONDS = 1.0
@@ -75,6 +75,10 @@ class Context:
         """To every other replica that is connected."""
         for index in self.others:
             self.send_replica(index, message)
+
+    def request_rosters(self, peer: bytes) -> None:
+        """Ask for the operator's statements that are lacking here."""
+        self.send(peer, RosterRequest(after=self.rosters.highest))
 
     def persist(self, *writes: Put | Delete) -> None:
         if writes:

@@ -10,6 +10,7 @@ Theory of operation. An upload passes through these parts, each its own module:
     gossip         VIEW: replicas pull the items they lack
     models         model(version), MODEL_VOTE; t+1 votes certify a model
     tasks          READY -> FRONT, TASK, WAIT
+    rosters        who takes part from which epoch on: the operator's statements
 
 Nothing here touches a socket, a file or a clock. Every part repeats what is unanswered, so that any message
 may be lost; all durable state is written by `Persist` effects before anything that depends on it is sent.
@@ -36,6 +37,7 @@ from asyncfl.messages import (
     Attest,
     CertifiedItem,
     Entry,
+    Front,
     Item,
     ItemRequest,
     Leave,
@@ -50,6 +52,8 @@ from asyncfl.messages import (
     Ready,
     Relay,
     Reveal,
+    RosterRequest,
+    RosterStatement,
     Rows,
     RowsRequest,
     ShareBad,
@@ -67,6 +71,7 @@ from asyncfl.replica.jobs import Opened
 from asyncfl.replica.locks import CHECK, Locks
 from asyncfl.replica.models import FOLD, Models
 from asyncfl.replica.opening import OPEN, SUM, Opening
+from asyncfl.replica.rosters import RosterExchange
 from asyncfl.replica.status import describe
 from asyncfl.replica.tasks import Tasks
 from asyncfl.replica.uploads import VERIFY, Uploads
@@ -91,6 +96,7 @@ class Replica:
         self.gossip = Gossip(context, self.items)
         self.models = Models(context, self.gossip, initial_model)
         self.tasks = Tasks(context, self.uploads, self.models)
+        self.rosters = RosterExchange(context, self.tasks.signed_front, self.uploads.rosters_changed)
         self.uploads.is_needed = self._is_needed
         self._load(durable)
         self._from_replica: dict[type[Any], Callable[[int, Any], object]] = {
@@ -114,16 +120,26 @@ class Replica:
             Rows: self.gossip.receive_rows,
             ItemRequest: self.items.receive_request,
             ModelVote: self.models.receive_vote,
+            Front: lambda j, m: (
+                None
+            ),  # comes with an answer to ROSTER_REQUEST; replicas have a front of their own
         }
         self._from_client: dict[type[Any], Callable[[bytes, Any], object]] = {
             Ready: self.tasks.receive_ready,
             Leave: self.tasks.receive_leave,
             Upload: self.uploads.receive_upload,
         }
-        self._parts = (self.uploads, self.locks, self.opening, self.items, self.coordination, self.gossip)
+        self._from_anybody: dict[type[Any], Callable[[bytes, Any], object]] = {
+            RosterRequest: self.rosters.receive_request,
+            RosterStatement: self.rosters.receive_statement,
+        }
+        self._parts = (
+            self.rosters, self.uploads, self.locks, self.opening, self.items, self.coordination, self.gossip,
+        )  # fmt: skip
 
     def _load(self, durable: Durable) -> None:
         tables = {table: dict(durable.get(table, {})) for table in Table}
+        self.rosters.load(tables[Table.ROSTERS])
         self.items.load(tables[Table.ITEMS])
         self.locks.table.load(tables[Table.LOCKS])
         self.uploads.load(tables[Table.MANIFESTS], tables[Table.SHARES], tables[Table.SEEN])
@@ -148,6 +164,7 @@ class Replica:
         """Once, after construction."""
         self.context.now = self.context.started = now
         self.context.take_effects()  # writes repeated while loading are on disk already
+        self.rosters.start()
         self.items.finish_cleanup()
         return self.tick(now)
 
@@ -187,6 +204,8 @@ class Replica:
             by_replica(replica, message)
         elif peer in context.rosters.clients and (by_client := self._from_client.get(type(message))):
             by_client(peer, message)
+        elif self.accepts(peer) and (by_anybody := self._from_anybody.get(type(message))):
+            by_anybody(peer, message)
         else:
             context.notify("message_out_of_role", "warning", type=type(message).__name__)
         return self._settle()
@@ -197,7 +216,7 @@ class Replica:
         context.now = now
         context.inclusion.update(now)
         context.retry_fetches()
-        for part in (self.uploads, self.opening, self.items, self.gossip, self.coordination):
+        for part in (self.rosters, self.uploads, self.opening, self.items, self.gossip, self.coordination):
             part.tick()
         self.locks.progress()
         if self.gossip.is_caught_up or now - context.started > 2 * context.inclusion.patience.seconds:

@@ -21,6 +21,8 @@ def describe(replica: Replica) -> dict[str, Any]:
         "entries": ledger.entries,
         "epoch": ledger.last_epoch,
         "front": context.inclusion.front,
+        "roster": context.rosters.at(context.inclusion.front).number,
+        "highest_roster": context.rosters.highest,
         "version": ledger.version.hex(),
         "certified": None
         if latest is None
@@ -63,7 +65,8 @@ def explain_stall(replica: Replica) -> str | None:
         )
     if replica.models.latest is None:
         return f"no model is certified yet: {parameters.certifiers} replicas must sign one"
-    live = [client for client in context.inclusion.clients if context.inclusion.is_live(client, context.now)]
+    roster = context.rosters.at(context.inclusion.front)
+    live = [client for client in roster.members if context.inclusion.is_live(client, context.now)]
     if len(live) < parameters.min_group:
         return (
             f"{len(live)} clients are live, a group needs {parameters.min_group} of one cell of "

@@ -67,7 +67,7 @@ class Tasks:
         if context.inclusion.has_left(client):
             return
         presence = context.inclusion.heard(client, message.epoch, context.now)
-        context.send(client, self._signed_front())
+        context.send(client, self.signed_front())
         if not message.wants_task or message.coordinator != context.index:
             self.asking.pop(client, None)
             if message.wants_task:
@@ -87,7 +87,7 @@ class Tasks:
         """The client is gone, or has left for good."""
         self.asking.pop(client, None)
 
-    def _signed_front(self) -> Front:
+    def signed_front(self) -> Front:
         """Signed once and sent to everybody, until the front or the patience changes."""
         context = self.context
         front, patience = context.inclusion.front, round(context.inclusion.patience.seconds * 1000)
@@ -129,6 +129,9 @@ class Tasks:
         limit = context.inclusion.front + context.parameters.window
         if asking.epoch > limit:
             return f"epoch {asking.epoch} is beyond front + window = {limit}"
+        if not context.rosters.may_take_part(client, asking.epoch):
+            number = context.rosters.at(asking.epoch).number
+            return f"roster {number}, in force at epoch {asking.epoch}, does not list this client"
         reachable = len(context.connected_replicas())
         if reachable < context.parameters.quorum:
             # What would be trained now could not be opened before it expires, and its privacy cost is real.

@@ -79,6 +79,8 @@ class Uploads:
         self._by_payload: dict[bytes, set[bytes]] = defaultdict(set)
         self._unopened: dict[bytes, int] = defaultdict(int)
         self._early: dict[bytes, dict[int, tuple[UploadKey, bytes]]] = {}
+        self._awaiting: dict[bytes, Manifest] = {}
+        """The last upload of a client that names a roster not held here, by client."""
         self.is_needed: Callable[[bytes], bool] = lambda blob: False
         """Whether an opened sum or a model has this digest: a manifest can name any blob as its payload."""
 
@@ -125,11 +127,7 @@ class Uploads:
                 return
             if not asked_for and not self._has_room(manifest, digest, source):
                 return
-            try:
-                masking.check_manifest(manifest, context.federation)
-                check_assignment(manifest, context.federation, context.rosters, context.assignment)
-            except InvalidItem as error:
-                self._refuse(source, manifest, str(error))
+            if not self._is_assigned(manifest, source, carrier=carrier, asked_for=asked_for):
                 return
             record = UploadRecord(manifest, digest)
             self._insert(record)
@@ -141,6 +139,25 @@ class Uploads:
             self._answer(record, source)
         else:
             context.want(core.upload, context.parameters.upload_bytes(context.federation.dimension), source)
+
+    def _is_assigned(self, manifest: Manifest, source: bytes, *, carrier: bool, asked_for: bool) -> bool:
+        """Whether a manifest is well-formed, of its client, and in the cell of a roster that may be named."""
+        context, core = self.context, manifest.core
+        try:
+            masking.check_manifest(manifest, context.federation)
+            if core.roster > context.rosters.highest:
+                self._await_roster(manifest, source, carrier=carrier)
+                return False
+            check_assignment(manifest, context.federation, context.rosters, context.assignment)
+            if not asked_for and not context.rosters.is_current(core.roster, core.epoch):
+                newest = context.rosters.at(core.epoch).number
+                raise InvalidItem(
+                    f"the upload names roster {core.roster}; epoch {core.epoch} is roster {newest}'s"
+                )
+        except InvalidItem as error:
+            self._refuse(source, manifest, str(error))
+            return False
+        return True
 
     def _has_room(self, manifest: Manifest, digest: bytes, source: bytes) -> bool:
         context, core = self.context, manifest.core
@@ -159,6 +176,25 @@ class Uploads:
             self._postpone(source, core.epoch, f"{MAX_UNOPENED_PER_CLIENT} uploads wait to be opened already")
             return False
         return True
+
+    def _await_roster(self, manifest: Manifest, source: bytes, *, carrier: bool) -> None:
+        """It names a roster not held here: who sent it has the statement. One upload of each client is kept.
+
+        What came from a replica is not kept: it is sent again within a second.
+        """
+        core = manifest.core
+        self.context.request_rosters(source)
+        if carrier:
+            self._awaiting[core.client] = manifest
+        self._postpone(
+            source, core.epoch, f"the operator's statement of roster {core.roster} is not here yet"
+        )
+
+    def rosters_changed(self) -> None:
+        """A roster was added: look again at the uploads that wait for one."""
+        awaiting, self._awaiting = self._awaiting, {}
+        for client, manifest in awaiting.items():
+            self._accept(manifest, client, carrier=True)
 
     def _postpone(self, source: bytes, epoch: int, reason: str) -> None:
         """Not now: whoever carries the upload asks again."""
@@ -215,6 +251,7 @@ class Uploads:
         front = context.inclusion.front
         # One pulled for a lock may be of any epoch: a coordinator must not buy OKs for epochs nobody is at.
         timely = epoch <= front + context.parameters.window and epoch + KEEP_EPOCHS >= front
+        timely = timely and context.rosters.is_current(record.manifest.core.roster, epoch)
         if share is not None and record.key not in self.accepted and timely:
             self.accepted[record.key] = digest
             writes.append(Put(Table.SEEN, seen_key(client, epoch), digest))

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from asyncfl import masking
+from asyncfl.client.context import PENDING
 from asyncfl.client.jobs import TrainAndProtect
-from asyncfl.client.machine import PENDING
 from asyncfl.effects import Compute, Effect, Persist, Put, Send, SendBlob, Table
 from asyncfl.masking.protect import SALT_BYTES
 from asyncfl.messages import (

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from asyncfl.client import Client
+from asyncfl.client.context import State
 from asyncfl.client.jobs import Trainer
-from asyncfl.client.machine import State
 from asyncfl.errors import DeadlineExceeded
 from asyncfl.messages import Settings
 from asyncfl.model import TrainingResult

@@ -7,8 +7,8 @@ from functools import cache, partial
 from typing import Final
 
 from asyncfl.client import Client
+from asyncfl.client.context import State
 from asyncfl.client.jobs import Trainer
-from asyncfl.client.machine import State
 from asyncfl.digest import content_digest
 from asyncfl.effects import Table
 from asyncfl.federation import Federation

@@ -1,6 +1,6 @@
 """A client stops hard at its privacy budget, says so with its signature, and holds nobody up."""
 
-from asyncfl.client.machine import State
+from asyncfl.client.context import State
 from asyncfl.effects import Send
 from asyncfl.messages import Leave, Ready, Stored, Upload
 from asyncfl.simulation import Simulation
@@ -20,11 +20,11 @@ class Limited(Bench):
         for replica in range(3):
             self.front(replica, self.client.epoch)
         self.wait(0.3)
-        self.task(self.client._coordinator, self.client.epoch, self.certificate())
+        self.task(self.client.context.coordinator, self.client.epoch, self.certificate())
         fetch = self.fetches()[-1]
         self.take(self.client.fetched(fetch.peer, fetch.digest, self.now))
         manifest = self.last(Upload).manifest.digest()
-        self.hear(self.client._target, Stored(epoch=self.client.epoch, manifest=manifest))
+        self.hear(self.client.context.coordinator, Stored(epoch=self.client.epoch, manifest=manifest))
 
 
 def test_a_client_leaves_at_its_budget_also_after_restarts_and_whatever_replicas_ask() -> None:
@@ -41,7 +41,7 @@ def test_a_client_leaves_at_its_budget_also_after_restarts_and_whatever_replicas
         bench.task(replica, bench.client.epoch, bench.certificate())
     bench.wait(30)
     assert len(bench.fetches()) == fetches == 0
-    assert bench.client.events == LIMIT
+    assert bench.client.context.events == LIMIT
     assert not [e for e in bench.effects if isinstance(e, Send) and isinstance(e.message, Ready)]
     assert bench.last(Leave).uploads == LIMIT
 
@@ -54,7 +54,7 @@ def test_an_upload_on_disk_still_goes_out_at_the_limit() -> None:
     assert bench.client.state is State.UPLOADING
     bench.wait(3)
     assert bench.last(Upload) == first
-    bench.hear(bench.client._target, Stored(epoch=1, manifest=first.manifest.digest()))
+    bench.hear(bench.client.context.coordinator, Stored(epoch=1, manifest=first.manifest.digest()))
     assert bench.client.state is State.LEFT
 
 

@@ -172,7 +172,7 @@ def test_a_front_that_another_replica_signed_is_ignored() -> None:
     for replica in range(4):
         bench.front(replica, 9, forged=True)
     assert bench.client.epoch == 1
-    assert not bench.client.fronts.latest
+    assert not bench.client.context.fronts.latest
 
 
 @pytest.mark.parametrize("epoch", [2, 3, 1000])
@@ -229,7 +229,7 @@ def test_a_client_never_trains_on_an_uncertified_model(change: Change) -> None:
     asked = bench.coordinator
     bench.task(asked, 1, change(bench.certificate()))
     assert not bench.fetches()
-    assert bench.client._coordinator != asked
+    assert bench.client.context.coordinator != asked
 
 
 def test_a_version_with_fewer_entries_than_seen_is_refused_also_after_a_restart() -> None:
@@ -250,13 +250,13 @@ def test_the_same_bytes_go_out_after_a_crash_and_to_the_next_in_line() -> None:
     bench = Bench()
     bench.give_task()
     first = bench.last(Upload)
-    target = bench.client._target
+    target = bench.client.context.coordinator
     bench.client = bench.make()
     for replica in range(3):
         bench.front(replica, 1)
     bench.wait(0.3)
     assert bench.last(Upload) == first
-    assert bench.client._target == target
+    assert bench.client.context.coordinator == target
     bench.wait(25)
     assert bench.last(Upload) == first
     peers = {e.peer for e in bench.effects if isinstance(e, Send) and isinstance(e.message, Upload)}
@@ -284,9 +284,11 @@ def test_a_front_moves_nobody_while_an_upload_waits_to_be_stored() -> None:
     for replica in range(4):
         bench.front(replica, 50)
     assert bench.client.epoch == 1
-    bench.hear(bench.client._target, Stored(epoch=1, manifest=bench.last(Upload).manifest.digest()))
+    bench.hear(
+        bench.client.context.coordinator, Stored(epoch=1, manifest=bench.last(Upload).manifest.digest())
+    )
     assert bench.client.epoch == 2
-    assert bench.client.uploaded == 1
+    assert bench.client.context.uploaded == 1
     bench.front(0, 50)
     assert bench.client.epoch == 50
 
@@ -294,7 +296,9 @@ def test_a_front_moves_nobody_while_an_upload_waits_to_be_stored() -> None:
 def test_after_the_last_epoch_a_client_rests_but_lives() -> None:
     bench = Bench(last_epoch=1)
     bench.give_task()
-    bench.hear(bench.client._target, Stored(epoch=1, manifest=bench.last(Upload).manifest.digest()))
+    bench.hear(
+        bench.client.context.coordinator, Stored(epoch=1, manifest=bench.last(Upload).manifest.digest())
+    )
     bench.wait(1)
     assert bench.client.status(bench.now)["done"]
     ready = bench.last(Ready)
@@ -303,23 +307,23 @@ def test_after_the_last_epoch_a_client_rests_but_lives() -> None:
 
 def test_a_silent_coordinator_is_left_for_the_next_in_line() -> None:
     bench = Bench()
-    first = bench.client._coordinator
+    first = bench.client.context.coordinator
     for replica in range(4):
         if replica != first:
             bench.front(replica, 1)
     bench.wait(2.5)
-    assert bench.client._coordinator != first
+    assert bench.client.context.coordinator != first
 
 
 def test_wait_keeps_a_client_that_is_beyond_the_window() -> None:
     bench = Bench()
     for replica in range(4):
         bench.front(replica, 9)
-    bench.client.epoch = 9 + bench.federation.parameters.window + 1
-    bench.client._ask_from(0)
-    asked = bench.client._coordinator
+    bench.client.context.epoch = 9 + bench.federation.parameters.window + 1
+    bench.client.asking.ask_from(0)
+    asked = bench.client.context.coordinator
     for _ in range(20):
         bench.front(asked, 9)
         bench.hear(asked, Wait(epoch=bench.client.epoch, reason="beyond"))
         bench.wait(1)
-    assert bench.client._coordinator == asked
+    assert bench.client.context.coordinator == asked

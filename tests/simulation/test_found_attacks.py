@@ -5,7 +5,7 @@ import torch
 from asyncfl import masking
 from asyncfl.assignment import Assignment
 from asyncfl.client import Client
-from asyncfl.client.machine import State
+from asyncfl.client.context import State
 from asyncfl.effects import Compute, Effect, Persist, Put, Table
 from asyncfl.masking.protect import sign_manifest
 from asyncfl.messages import (
@@ -73,7 +73,7 @@ def test_a_client_that_stays_at_its_epoch_for_ever_holds_up_nobody() -> None:
     """It says READY and never wants a TASK, so that no TASK of its is ever overdue."""
     simulation = make_simulation(last_epoch=6)
     simulation.start()
-    lazy = simulation.client(0)
+    lazy = simulation.client(0).context
     simulation.network.run(seconds=1)
     lazy.state = State.RESTING
 
@@ -175,9 +175,9 @@ def test_a_stall_of_the_quorum_costs_clients_no_epochs() -> None:
     network.crash(simulation.replica_key(1))
     network.crash(simulation.replica_key(2))
     network.run(seconds=3)
-    before = [simulation.client(i).sent for i in range(16)]
+    before = [simulation.client(i).context.sent for i in range(16)]
     network.run(seconds=110)
-    after = [simulation.client(i).sent for i in range(16)]
+    after = [simulation.client(i).context.sent for i in range(16)]
     assert sum(after) - sum(before) <= 16
 
 

@@ -1,0 +1,229 @@
+"""READY until a TASK comes: whom to ask, for how long, and which TASK is taken."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from asyncfl.client.context import SEEN_ENTRIES, Context, State, put_integer
+from asyncfl.client.membership import Membership
+from asyncfl.effects import Fetch
+from asyncfl.identity import verify
+from asyncfl.messages import Certificate, Front, Leave, Ready, Task, Wait
+
+TASK_PATIENCES = 3.0
+"""How long a coordinator that answers may bring no TASK, in units of patience. It waits 2 itself for the
+client's previous upload; with the same 2 here, both timers would end together and cells would fall apart."""
+QUEUE_PATIENCES = 1.0
+"""How much longer it may take for each client that waits for the same place (a training takes about half of it)."""
+LONGEST_HEARTBEAT = 5.0
+LOST_TASK_SECONDS = 0.5
+"""How long a client rests after a TASK whose model did not come."""
+
+
+class Asking:
+    """Signs of life, and the way to a TASK."""
+
+    def __init__(self, context: Context, membership: Membership, move: Callable[[int], None]) -> None:
+        self.context = context
+        self.membership = membership
+        self.move = move
+        self.fetching: bytes | None = None
+        """The model on its way."""
+        self.heartbeat_at = 0.0
+        self._asked_at = 0.0
+        self._asked_patience = 0.0
+        self._queue_until = 0.0
+        """Until when the coordinator's word that others come first is taken for a reason to wait."""
+        self._acknowledged = False
+
+    # asking
+
+    def ask_from(self, place: int) -> None:
+        """Ask the first replica in line from `place` on that can be reached."""
+        context = self.context
+        line = context.line
+        for offset in range(len(line)):
+            candidate = (place + offset) % len(line)
+            if context.federation.replica_keys[line[candidate]] in context.connected:
+                context.place = candidate
+                break
+        else:
+            context.place = place % len(line)
+        self._asked_at = self.heartbeat_at = context.now
+        self._asked_patience = context.fronts.patience
+        self._queue_until = context.now
+        self._acknowledged = False
+        if context.state is State.ASKING and self.membership.may_ask:
+            context.waiting_for = f"replica {context.coordinator} to answer READY({context.epoch})"
+
+    def is_fetching_from(self, peer: bytes) -> bool:
+        """Whether the model of a TASK is on its way from this replica."""
+        if self.context.state is not State.TRAINING or self.fetching is None:
+            return False
+        return peer == self.context.federation.replica_keys[self.context.task_from]
+
+    def lose_task(self, reason: str) -> None:
+        """The model of a TASK did not come: ask for another."""
+        context = self.context
+        context.notify("task_lost", "warning", epoch=context.epoch, reason=reason)
+        context.state, context.task, self.fetching = State.ASKING, None, None
+        if not self.membership.update():
+            self.ask_from(context.place + 1)
+        # Not at once: a replica that gives TASKs without models must not set the pace.
+        self.heartbeat_at = context.now + LOST_TASK_SECONDS
+
+    def tick(self) -> None:
+        context = self.context
+        if context.state is State.ASKING and self.membership.may_ask:
+            self._check_silence()
+        if context.now >= self.heartbeat_at:
+            self._say_ready()
+
+    def _check_silence(self) -> None:
+        """Turn to the next in line when READY is not acknowledged, or brings no TASK for too long."""
+        context = self.context
+        silent = context.now - self._asked_at
+        if not self._acknowledged and silent > max(1.0, self._asked_patience / 5):
+            reason = "READY was not acknowledged"
+        elif self._is_overdue(silent) and not self._is_ahead():
+            reason = "READY brought no TASK"
+        else:
+            return
+        context.notify("next_in_line", epoch=context.epoch, replica=context.coordinator, reason=reason)
+        self.ask_from(context.place + 1)
+
+    def _is_overdue(self, silent: float) -> bool:
+        """Whether READY has brought no TASK for too long, a queue taken into account."""
+        return silent > TASK_PATIENCES * self._asked_patience and self.context.now > self._queue_until
+
+    def _is_ahead(self) -> bool:
+        """Whether waiting is right: this client is beyond the window of the front that n-t replicas report."""
+        front = self.context.fronts.front
+        return front is not None and self.context.epoch > front + self.context.parameters.window
+
+    @property
+    def _heartbeat(self) -> float:
+        """Seconds between signs of life: three within what the least patient replica allows."""
+        return min(LONGEST_HEARTBEAT, self.context.fronts.shortest_patience / 3)
+
+    def _say_ready(self) -> None:
+        context = self.context
+        self.heartbeat_at = context.now + self._heartbeat
+        if context.state is State.RETIRED:
+            return
+        if context.state is State.LEFT:
+            self._say_leave()
+            return
+        message = Ready(
+            epoch=context.epoch,
+            coordinator=context.coordinator,
+            roster=context.roster.number,
+            uploaded=context.uploaded,
+            wants_task=context.state is State.ASKING and self.membership.may_ask,
+        )
+        context.broadcast(message)
+
+    def _say_leave(self) -> None:
+        context = self.context
+        unsigned = Leave(epoch=context.epoch, uploads=context.events, signature=bytes(64))
+        signature = context.sign(Leave.KIND, unsigned.body())
+        context.broadcast(unsigned.model_copy(update={"signature": signature}))
+
+    # answers
+
+    def receive_front(self, replica: int, message: Front) -> None:
+        context = self.context
+        if message != context.fronts.latest.get(replica):
+            key = context.federation.replica_keys[replica]
+            if not verify(key, Front.KIND, context.federation.digest, message.body(), message.signature):
+                context.notify("bad_signature", "warning", replica=replica, message=Front.KIND)
+                return
+            enough_before = context.fronts.is_enough
+            context.fronts.hear(replica, message)
+            if context.fronts.is_enough and not enough_before:
+                self.heartbeat_at = context.now
+            self.heartbeat_at = min(self.heartbeat_at, context.now + self._heartbeat)
+        if context.state is State.ASKING and replica == context.coordinator:
+            self._acknowledged = True
+        front = context.fronts.front
+        if context.state is State.ASKING and front is not None and front > context.epoch:
+            context.notify("moved_to_front", epoch=front, skipped=front - context.epoch)
+            self.move(front)
+        self.membership.heard(replica)
+
+    def receive_wait(self, replica: int, message: Wait) -> None:
+        context = self.context
+        asked = context.state is State.ASKING and self.membership.may_ask and replica == context.coordinator
+        if asked and message.epoch == context.epoch:
+            self._acknowledged = True
+            context.waiting_for = f"replica {replica}: {message.reason}"
+            if message.queue:
+                self._wait_in_queue(message.queue)
+
+    def _wait_in_queue(self, others: int) -> None:
+        """Others wait for the same place: have patience for as long as they may take.
+
+        From each WAIT anew, but in all never longer than a queue of the whole roster takes: a liar's queue never
+        ends. Leaving an honest queue is worse than waiting: the cell would fall apart over several coordinators.
+        """
+        context = self.context
+        places = context.parameters.concurrency
+        if places:
+            roster = len(context.roster.members)
+            longest = TASK_PATIENCES + QUEUE_PATIENCES * roster / places
+            wait = TASK_PATIENCES + QUEUE_PATIENCES * min(others, roster) / places
+            self._queue_until = min(
+                self._asked_at + longest * self._asked_patience, context.now + wait * context.fronts.patience
+            )
+
+    def receive_task(self, replica: int, message: Task) -> None:
+        """Only for the epoch this client said, from the replica it asked, with a certificate that holds."""
+        context = self.context
+        asked = context.state is State.ASKING and self.membership.may_ask and replica == context.coordinator
+        if not asked or message.epoch != context.epoch:
+            return
+        certificate = message.certificate
+        if not self._is_certified(certificate) or message.model_bytes != 4 * context.federation.dimension:
+            context.notify("uncertified_model", "error", replica=replica)
+            self.ask_from(context.place + 1)
+            return
+        if certificate.entries < context.seen_entries:
+            context.notify(
+                "stale_model", "warning", replica=replica,
+                entries=certificate.entries, seen=context.seen_entries,
+            )  # fmt: skip
+            self.ask_from(context.place + 1)
+            return
+        if differing := context.work.differences(replica, message.epoch, message.settings):
+            context.notify(
+                "settings_ignored", "warning", replica=replica, epoch=message.epoch, asked=differing
+            )
+        context.state, context.task, context.task_from = State.TRAINING, message, replica
+        self.fetching = certificate.model
+        context.waiting_for = f"the model from replica {replica}"
+        if certificate.entries > context.seen_entries:
+            context.seen_entries = certificate.entries
+            context.persist(put_integer(SEEN_ENTRIES, context.seen_entries))
+        peer = context.federation.replica_keys[replica]
+        context.effects.append(Fetch(peer, certificate.model, message.model_bytes))
+
+    def _is_certified(self, certificate: Certificate) -> bool:
+        """t+1 signatures of distinct replicas, all valid."""
+        federation, parameters = self.context.federation, self.context.parameters
+        votes = certificate.votes
+        replicas = {vote.replica for vote in votes}
+        if len(replicas) != len(votes) or len(votes) < parameters.certifiers:
+            return False
+        if max(replicas) >= parameters.replicas:
+            return False
+        body = certificate.body()
+        return all(
+            verify(
+                federation.replica_keys[vote.replica],
+                Certificate.KIND,
+                federation.digest,
+                body,
+                vote.signature,
+            )
+            for vote in votes
+        )
