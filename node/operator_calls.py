@@ -52,7 +52,7 @@ SAY_SECONDS: Final = 0.2
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a replica said: its front, the number of its newest roster, and the newest statement that it sent."""
+    """What a replica said: its front, the number of its newest roster, and the highest statement that it sent."""
 
     front: int
     roster: int
@@ -199,7 +199,7 @@ class _Talk:
         await self._connection.send(self._channel.seal([encode_message(message)]))
 
     async def front(self, after: int, roster: int = 0) -> Front:
-        """The next FRONT that reports at least `roster`; where it reports one beyond `after`, with its statement."""
+        """The next FRONT that reports at least `roster`; where it reports more than `after`, with a statement."""
         said: Front | None = None
         try:
             async with asyncio.timeout(ANSWER_SECONDS):
@@ -219,7 +219,7 @@ class _Talk:
         return said
 
     def _lacks(self, said: Front, after: int) -> bool:
-        return said.roster > after and (self.newest is None or self.newest.number < said.roster)
+        return said.roster > after and (self.newest is None or self.newest.number <= after)
 
     def _take(self, statement: RosterStatement) -> None:
         deployment = self._deployment

@@ -51,7 +51,12 @@ def change_rosters(root: Path, plan: Callable[[DeploymentDirectory], Change], wi
         if not wishes.json:
             announce(files.deployment, change, epoch, front, calls)
         if not wishes.yes:
-            _confirm(files, epoch)
+            _confirm()
+            # Training went on while somebody read this.
+            calls = _call(files, operator, wishes)
+            announced, (epoch, _) = epoch, _choose_epoch(files, calls, wishes)
+            if epoch != announced:
+                output.print(f"training went on meanwhile: from epoch [bold]{epoch}[/] on")
         files = make_next(files, operator, change, epoch)
         if not wishes.json:
             output.print(f"wrote {escape(str(root / DEPLOYMENT_FILE))}", soft_wrap=True)
@@ -134,7 +139,7 @@ def _checked(epoch: int, least: int, beyond: str) -> int:
     return epoch
 
 
-def _confirm(files: DeploymentDirectory, epoch: int) -> None:
+def _confirm() -> None:
     if not (sys.stdin.isatty() and messages.is_terminal):
         raise ConfigurationError("nobody can be asked here, and a signed roster is not taken back: add --yes")
     if not typer.confirm("sign it, and send it to the replicas?", err=True):
@@ -193,7 +198,7 @@ def _send(
                 soft_wrap=True,
             )
         elif len(have) >= needed:
-            far = f" (the front is {max(fronts)})" if fronts else ""
+            far = f", training is at {sorted(fronts)[len(fronts) // 2]}" if fronts else ""
             output.print(
                 f"[bold green]done[/]: {len(have)} of {len(calls)} replicas have roster {roster.number}, {needed} are "
                 f"needed; it is in force from epoch {roster.start_epoch} on{far}",

@@ -87,17 +87,14 @@ def show_next(files: DeploymentDirectory, change: Change) -> None:
                 )
             )
         shared = [
-            f"{name} that of {deployment.first_clients[deployment.client_index(name)].name}"
+            f"{name} shares that of {deployment.first_clients[deployment.client_index(name)].name}"
             for name in change.joining
             if deployment.client(name) not in deployment.first_clients
         ]
         if shared:
+            told = shared if len(shared) <= 3 else [*shared[:2], f"and so on ({len(shared)})"]
             lines.append(
-                (
-                    "data",
-                    f"the task's data stays split over the first {len(deployment.first_clients)} clients; of a "
-                    f"built-in task {escape(_listed(shared))} is used as well",
-                )
+                ("data", f"[dim]each keeps its own part of a built-in task; {escape(', '.join(told))}[/]")
             )
     if change.retiring:
         last = deployment.all_rosters[-1].start_epoch - 1

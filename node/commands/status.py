@@ -115,7 +115,7 @@ def _rosters(facts: dict[str, Any]) -> str:
     running = [said for said in facts["replicas"].values() if said["running"]]
     told = f"roster {newest['number']}: {newest['members']} clients from epoch {newest['start_epoch']} on"
     if running:
-        have = sum(said.get("roster", 0) >= newest["number"] for said in running)
+        have = sum(said.get("highest_roster", 0) >= newest["number"] for said in running)
         told += f"; {have} of {len(running)} running replicas have it"
     return told
 

@@ -58,6 +58,19 @@ async def test_an_unknown_key_is_refused_before_anything_is_sent_or_kept(net: An
     assert (await server.wait_for("connected"))[1] == known.public
 
 
+async def test_who_is_enrolled_later_gets_a_channel_without_a_restart(net: Any) -> None:
+    enrolled: set[bytes] = set()
+    later = Identity.generate()
+    server = await net.node("server", accept=enrolled.__contains__)
+    connection = await net.raw(server)
+    await connection.send(Initiator(later, server.key, DEPLOYMENT).first())
+    await closed_without_a_word(connection)
+    client = await net.node("client", identity=later, listen=False, dial={server.key: server.url})
+    enrolled.add(later.public)
+    await client.wait_for("connected")
+    assert server.endpoint.peers == {later.public}
+
+
 async def test_the_answer_to_a_dialler_with_an_unknown_key_names_the_causes(net: Any, capsys: Any) -> None:
     server = await net.node("server", accept=lambda key: False)
     client = await net.node("client", listen=False, dial={server.key: server.url})
