@@ -46,6 +46,7 @@ from asyncfl.federation import Federation, Roster
 from asyncfl.identity import Identity, verify
 from asyncfl.parameters import Parameters
 from asyncfl.schedule import Schedule
+from asyncfl.stopping import Stop
 from asyncfl.toml_errors import explain
 from asyncfl.wire import pack
 
@@ -103,7 +104,7 @@ class Deployment(Section):
 
     `digest` names the deployment in every signature, handshake and manifest. It covers what safety depends
     on: format, nonce, operator key, protocol parameters, replica keys in order, and the initial model. It
-    leaves out names, addresses, task and training settings (these can change) and clients (rosters,
+    leaves out names, addresses, task, training and stop settings (these can change) and clients (rosters,
     signed under this digest, change).
     """
 
@@ -117,6 +118,7 @@ class Deployment(Section):
     task: TaskEntry
     training: Schedule
     privacy: PrivacyEntry | None = None
+    stop: Stop | None = None
     roster: RosterEntry
     # TOML arrays arrive as lists, so these are not taken strictly.
     replicas: Annotated[tuple[ReplicaEntry, ...], Strict(False), Field(min_length=1, max_length=16)]
@@ -139,11 +141,12 @@ class Deployment(Section):
         replicas: Mapping[str, tuple[str, bytes]],
         clients: Mapping[str, bytes],
         privacy: PrivacyEntry | None = None,
+        stop: Mapping[str, Any] | None = None,
         source: str = "deployment.toml",
     ) -> Self:
         """A new deployment, signed by `operator`.
 
-        `task` and `training` are the keys of these sections; `replicas` maps names to URL and public key,
+        `task`, `training` and `stop` are the keys of these sections; `replicas` maps names to URL and public key,
         `clients` names to public keys, both in order.
 
         Raises `ConfigurationError` like `parse`.
@@ -160,6 +163,7 @@ class Deployment(Section):
             "task": dict(task),
             "training": dict(training),
             "privacy": privacy,
+            "stop": dict(stop) if stop else None,
             "roster": {"signature": operator.sign(ROSTER, named, roster.digest)},
             "replicas": [{"name": name, "url": url, "key": key} for name, (url, key) in replicas.items()],
             "clients": [
@@ -220,6 +224,11 @@ class Deployment(Section):
                 f"{source}: parameters.cell_size is {self.parameters.cell_size}, but only "
                 f"{len(self.first_clients)} [[clients]] are in the first roster: no cell could be filled; lower "
                 "cell_size or enrol more clients"
+            )
+        if self.stop is not None and not self.parameters.metrics:
+            raise ConfigurationError(
+                f"{source}: [stop] needs parameters.metrics = true: it goes by the accuracy on the clients' own test "
+                "data, which nobody reports; make the deployment with --parameter metrics=true, or drop [stop]"
             )
         names = [(where, entry.name.casefold()) for where, entry in self._parties()]
         _refuse_duplicates(source, "name", names)
@@ -298,6 +307,7 @@ class Deployment(Section):
             buffers=self.model.buffers,
             initial_model=self.model.digest,
             schedule=self.training,
+            stop=self.stop,
         )
 
     @cached_property

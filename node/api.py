@@ -54,6 +54,7 @@ def run(
     task_options: Mapping[str, Any] | None = None,
     training: Mapping[str, Any] | None = None,
     parameters: Mapping[str, Any] | None = None,
+    stop: Mapping[str, Any] | None = None,
     client_processes: int | None = None,
     baseline: bool = False,
     progress: bool = True,
@@ -62,8 +63,8 @@ def run(
 
     `task`: `digits`, `npz:PATH` or `module:factory`; the module must be found from the current directory, on
     PYTHONPATH or among the installed ones, because other processes import it. `directory`: absent or empty
-    (None: a new temporary one). `training` has any key of `[training]`, `parameters` any
-    key of `[parameters]`; what they leave out suits the task. `client_processes` (None: at most 4) share the
+    (None: a new temporary one). `training`, `parameters` and `stop` have
+    any keys of these sections; what they leave out suits the task. `client_processes` (None: at most 4) share the
     clients. `baseline`: also train FedAvg. `progress`: lines on standard error.
 
     A failed check is in the result; mistakes and broken processes are raised as `asyncfl.errors.AsyncflError`
@@ -83,6 +84,7 @@ def run(
         task_options=task_options or {},
         parameters=parameters or {},
         training=training or {},
+        stop=stop or {},
     )
     root = Path(tempfile.mkdtemp(prefix="asyncfl-")) if directory is None else Path(directory)
     files = create_deployment(root, wanted)

@@ -47,6 +47,8 @@ class NewDeployment:
     task_options: Mapping[str, Any] = field(default_factory=dict)
     parameters: Mapping[str, Any] = field(default_factory=dict)
     training: Mapping[str, Any] = field(default_factory=dict)
+    stop: Mapping[str, Any] = field(default_factory=dict)
+    """Keys of [stop]; none: train up to the last epoch asked for."""
     epsilon: float | None = None
     """Budget of every client; calibrates the noise multiplier to `epochs` uploads. None: no budget."""
     delta: float = 1e-5
@@ -115,6 +117,7 @@ def create_deployment(root: Path, wanted: NewDeployment) -> DeploymentDirectory:
         replicas={name: (urls[name], keys[name]) for name in replica_names},
         clients={name: keys[name] for name in client_names},
         privacy=None if wanted.epsilon is None else PrivacyEntry(epsilon=wanted.epsilon, delta=wanted.delta),
+        stop=wanted.stop,
     )
     try:
         root.mkdir(parents=True, exist_ok=True)

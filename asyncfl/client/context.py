@@ -27,6 +27,7 @@ class State(StrEnum):
     ASKING = "asking"
     TRAINING = "training"
     UPLOADING = "uploading"
+    FINISHED = "finished"
     RESTING = "resting"
     LEFT = "left"
     RETIRED = "retired"

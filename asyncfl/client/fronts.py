@@ -47,6 +47,12 @@ class Fronts:
         return ranked[self.parameters.quorum - 1]
 
     @property
+    def finished(self) -> bool:
+        """Whether t+1 of at least n-t answers say that training is over: t liars can neither end nor prolong it."""
+        said = sum(answer.finished for answer in self.latest.values())
+        return self.is_enough and said > self.parameters.byzantine
+
+    @property
     def patience(self) -> float:
         """Seconds: the (t+1)-th largest patience of n-t answers, within the limits of an honest replica's."""
         if not self.is_enough:

@@ -9,6 +9,7 @@ Theory of operation. For each epoch p, in turn:
                 the first of them leaves. -> UPLOADING
     UPLOADING   UPLOAD to the coordinator, and on silence to the next in line: always the same bytes
                 -> ASKING for p+1 on STORED
+    FINISHED    t+1 of n-t replicas say that training is over: signs of life only. -> ASKING when they no longer do
     RESTING     after the last epoch: signs of life only, so that others do not wait for this client
     LEFT        the privacy budget allows no further upload: LEAVE, signed, instead of READY, for good
     RETIRED     no roster lists this client any more: nothing is sent
@@ -75,7 +76,7 @@ class Client:
         self.membership.ask_from = self.asking.ask_from
         self.uploading = Uploading(context, trainer, self._move)
         self._handlers: dict[type[Any], Callable[[int, Any], None]] = {
-            Front: self.asking.receive_front,
+            Front: self._receive_front,
             Wait: self.asking.receive_wait,
             Task: self.asking.receive_task,
             Stored: self.uploading.receive_stored,
@@ -199,7 +200,7 @@ class Client:
             "state": context.state.value,
             "epoch": context.epoch,
             "sent": context.sent,
-            "done": context.state in (State.RESTING, State.LEFT, State.RETIRED),
+            "done": context.state in (State.FINISHED, State.RESTING, State.LEFT, State.RETIRED),
             "waiting_for": context.waiting_for,
             "seen_entries": context.seen_entries,
             "connected": len(context.connected),
@@ -224,6 +225,21 @@ class Client:
         self._rest_if_done()
         if not self.membership.update():
             self.asking.ask_from(0)
+
+    def _receive_front(self, replica: int, message: Front) -> None:
+        """Stop asking while enough replicas say that training is over; go on when they no longer do."""
+        self.asking.receive_front(replica, message)
+        context = self.context
+        if context.state is State.ASKING and context.fronts.finished:
+            context.state = State.FINISHED
+            context.waiting_for = "nothing: the replicas say that training is over"
+            context.notify("finished", epoch=context.epoch, uploads=context.sent)
+        elif context.state is State.FINISHED and not context.fronts.finished:
+            context.notify("goes_on", epoch=context.epoch)
+            context.state = State.ASKING
+            self._rest_if_done()
+            if not self.membership.update():
+                self.asking.ask_from(0)
 
     def _rest_if_done(self) -> None:
         """Rest after the last epoch, leave at the end of the budget."""

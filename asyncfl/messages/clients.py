@@ -53,17 +53,21 @@ class Leave(Wire):
 
 
 class Front(Wire):
-    """Replica's signed answer to READY: its front, and the patience it uses (milliseconds)."""
+    """Replica's signed answer to READY: its front, and the patience it uses (milliseconds).
+
+    `finished`: by its ledger and its own file's [stop], training is over.
+    """
 
     KIND: ClassVar = "front"
 
     front: Epoch
     patience: Annotated[int, Ge(1), Le(86_400_000)]
     roster: Count
+    finished: bool
     signature: Signature
 
     def body(self) -> bytes:
-        return pack((self.front, self.patience, self.roster))
+        return pack((self.front, self.patience, self.roster, self.finished))
 
 
 class Wait(Wire):

@@ -17,7 +17,7 @@ from asyncfl.ledger import Rows
 from asyncfl.messages import Certificate, ModelVote, Vote, model_body
 from asyncfl.replica.context import RESEND_SECONDS, Context
 from asyncfl.replica.gossip import Gossip, PeerRows
-from asyncfl.statistics import RowStatistics
+from asyncfl.statistics import RowStatistics, explain_finish
 
 FOLD = "fold"
 KEEP_VERSIONS = 12
@@ -36,6 +36,8 @@ class ModelRecord:
     model: bytes = b""
     size: int = 0
     statistics: tuple[RowStatistics, ...] = ()
+    finished: str | None = None
+    """Why training is over with this version's rows; None while it is not."""
     certificate: Certificate | None = None
 
 
@@ -58,6 +60,11 @@ class Models:
         self._serving: dict[int, ModelRecord] = {}
         """The last model computed for each other replica: one at a time, and never for a smaller ledger."""
         self._resend_at = 0.0
+
+    @property
+    def finished(self) -> str | None:
+        """Why training is over by the newest certified version; None while it is not."""
+        return self.latest.finished if self.latest is not None else None
 
     def load(self, rows: dict[bytes, bytes]) -> None:
         self._signed.update(rows)
@@ -88,6 +95,8 @@ class Models:
             del self.records[version]
             return
         record.model, record.size, record.statistics = model, folded.size, folded.statistics
+        if context.federation.stop is not None:
+            record.finished = explain_finish(record.statistics, context.federation.stop)
         if signed is None:
             self._signed[version] = model
             context.persist(Put(Table.MODELS, version, model))

@@ -38,6 +38,7 @@ def describe(replica: Replica) -> dict[str, Any]:
         "connected": len(connected),
         "connected_clients": sum(peer not in context.federation.replica_index for peer in context.connected),
         "patience_s": context.inclusion.patience.seconds,
+        "finished": replica.models.finished,
         "stall": explain_stall(replica),
     }
 

@@ -88,16 +88,17 @@ class Tasks:
         self.asking.pop(client, None)
 
     def signed_front(self) -> Front:
-        """Signed once and sent to everybody, until the front or the patience changes."""
-        context = self.context
+        """Signed once and sent to everybody, until something in it changes."""
+        context, finished = self.context, self.models.finished is not None
         front, patience = context.inclusion.front, round(context.inclusion.patience.seconds * 1000)
         roster = context.rosters.highest
-        cached = self._front
-        if cached is None or (cached.front, cached.patience, cached.roster) != (front, patience, roster):
-            unsigned = Front(front=front, patience=patience, roster=roster, signature=bytes(64))
+        unsigned = Front(
+            front=front, patience=patience, roster=roster, finished=finished, signature=bytes(64)
+        )
+        if self._front is None or self._front.body() != unsigned.body():
             signature = context.sign(Front.KIND, unsigned.body())
-            self._front = cached = unsigned.model_copy(update={"signature": signature})
-        return cached
+            self._front = unsigned.model_copy(update={"signature": signature})
+        return self._front
 
     def _serve(self, client: bytes) -> str | None:
         """Send a TASK if there is one to give; else say why not."""
@@ -139,6 +140,8 @@ class Tasks:
         latest = self.models.latest
         if latest is None or latest.certificate is None:
             return f"no model is certified yet: {context.parameters.certifiers} replicas must sign one"
+        if latest.finished is not None:
+            return f"training is over: {latest.finished}"
         if not self._has_previous(client, asking, latest.names):
             return f"the upload of epoch {asking.uploaded} is not in a certified model yet"
         return None

@@ -19,6 +19,7 @@ from asyncfl.parameters import Parameters
 from asyncfl.replica import Replica
 from asyncfl.schedule import Schedule
 from asyncfl.simulation.network import Durable, Network, Node
+from asyncfl.stopping import Stop
 
 JOB_SECONDS = 0.01
 
@@ -65,6 +66,7 @@ class Simulation:
     last_epoch: int | None = None
     make_replica: Callable[..., Any] = Replica
     weights: int | None = None
+    stop: Stop | None = None
 
     def __post_init__(self) -> None:
         self.replica_ids = [make_identity(self.seed, f"replica-{j}") for j in range(self.parameters.replicas)]
@@ -84,6 +86,7 @@ class Simulation:
             buffers=dimension - weights,
             initial_model=content_digest(self.initial),
             schedule=self.schedule,
+            stop=self.stop,
         )
         replica_keys = set(self.federation.replica_keys)
         self.network = Network(self.seed, linked=lambda a, b: a.key in replica_keys or b.key in replica_keys)

@@ -50,6 +50,12 @@ def init(
     task_option: Annotated[
         list[str] | None, typer.Option(metavar="KEY=VALUE", help="Argument of the task's factory.")
     ] = None,
+    stop: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY=VALUE", help="Any key of \\[stop], such as accuracy=0.95; needs metrics=true."
+        ),
+    ] = None,
     epsilon: Annotated[
         float | None,
         typer.Option(min=0, help="Privacy budget of each client; sets the noise.", show_default="no noise"),
@@ -96,6 +102,8 @@ def init(
 
     asyncfl init run --training decay=cosine --training decay_epochs=40 --training seconds=30
 
+    asyncfl init run --parameter metrics=true --stop accuracy=0.95 --stop patience_rows=20
+
     asyncfl init run --clients 1300 --epsilon 4 --epochs 60 --malicious-fraction 0.05
 
     asyncfl init run --public-keys pubs --url replica-0=ws://a.example:7000 --url replica-1=ws://...
@@ -111,6 +119,7 @@ def init(
         task_options=key_values("--task-option", task_option or ()),
         parameters=key_values("--parameter", parameter or ()),
         training=_joined(chosen, key_values("--training", training or ())),
+        stop=key_values("--stop", stop or ()),
         epsilon=epsilon,
         delta=delta,
         epochs=epochs,
@@ -130,6 +139,7 @@ def init(
         "dimension": deployment.model.weights + deployment.model.buffers,
         "parameters": deployment.parameters.model_dump(),
         "frozen_buffers": deployment.model.frozen_buffers,
+        "stop": None if deployment.stop is None else deployment.stop.model_dump(),
         "privacy": None if deployment.privacy is None else deployment.privacy.model_dump(),
     }
     used = deployment.parameters

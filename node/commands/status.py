@@ -63,6 +63,8 @@ def status(*, directory: Directory, json: JsonFlag = False) -> None:
     if told is not None:
         output.print(f"accuracy {told}", soft_wrap=True)
     output.print(collusion.sentence(), soft_wrap=True, highlight=False, style="dim")
+    if furthest.get("finished"):
+        output.print(f"[green]training is over:[/] {escape(furthest['finished'])}", soft_wrap=True)
     stalls = (each.get("stall") for each in facts["replicas"].values() if each["running"])
     for stall in dict.fromkeys(sentence for sentence in stalls if sentence):
         output.print(f"[yellow]{escape(stall)}[/]", soft_wrap=True)

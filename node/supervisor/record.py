@@ -58,6 +58,8 @@ class Record:
     """By replica: (seconds, phase) whenever it changed."""
     accuracy: float | None = None
     baseline: float | None = None
+    finished: str | None = None
+    """Why training was over before the last epoch; None where it was not."""
     trained: float | None = None
     """When the last client had sent its last upload."""
     final: Certified | None = None

@@ -62,6 +62,8 @@ def report(record: Record, deployment: Deployment, result: dict[str, Any], folde
     if told is not None:
         lines.append(f"  clients    {told}")
     uploads = result["uploads"]
+    if record.finished is not None:
+        lines.append(f"  finished   {record.finished}")
     lines.append(
         f"  ledger     {snapshot.entries} entries up to epoch {snapshot.epoch}; {uploads['included']} of "
         f"{uploads['sent']} uploads"

@@ -126,6 +126,9 @@ class Run:
             self._act()
             if snapshot.done == len(snapshot.clients):
                 self.record.trained = self.record.seconds
+                self.record.finished = snapshot.finished
+                if snapshot.finished is not None:
+                    self._say(f"training is over: {snapshot.finished}")
                 return self._finish_plan()
             quiet = self.record.seconds - self._moved
             self.record.waiting_for = self._explain_training()
@@ -153,14 +156,23 @@ class Run:
         while True:
             self._poll()
             now = time.monotonic()
-            waiting = explain_drain(self.record.snapshot, late=now - began < LATE_UPLOAD_SECONDS)
+            snapshot = self.record.snapshot
+            resumed = snapshot.done < len(snapshot.clients) and snapshot.finished is None
+            if self.record.finished is not None and resumed:
+                # What was on its way when training was over has shown that it was not.
+                self.record.finished = None
+                self._say("the clients go on: what [stop] asks for holds no more")
+                self._enter(Stage.TRAINING)
+                return self._train() and self._drain()
+            waiting = explain_drain(snapshot, late=now - began < LATE_UPLOAD_SECONDS)
             self.record.waiting_for = waiting
             if waiting is not None:
                 agreed_since = None
             elif agreed_since is None:
                 agreed_since = now
             elif now - agreed_since >= SETTLED_SECONDS:
-                self.record.final = self.record.snapshot.certified
+                self.record.final = snapshot.certified
+                self.record.finished = snapshot.finished
                 return True
             if now - began > self._options.drain_seconds:
                 self._fail(f"the replicas did not settle within {now - began:.0f} s: waiting for {waiting}")

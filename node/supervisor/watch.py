@@ -43,6 +43,8 @@ class ReplicaView:
     """Memberships by client key (hex)."""
     own_accuracy: dict[str, dict[str, float]] = field(default_factory=dict)
     """By epoch `correct`, `count` and `noise` on the clients' own test data."""
+    finished: str | None = None
+    """Why training is over by its ledger and its own file's [stop]."""
     uploads_waiting: int = 0
     groups_open: int = 0
     peers: int = 0
@@ -114,6 +116,11 @@ class Snapshot:
         return self._furthest.own_accuracy if self._furthest is not None else {}
 
     @property
+    def finished(self) -> str | None:
+        """Why training is over, as the replica that is furthest says; None while it is not."""
+        return self._furthest.finished if self._furthest is not None else None
+
+    @property
     def _furthest(self) -> ReplicaView | None:
         return max(self.replicas, key=lambda replica: replica.entries, default=None)
 
@@ -174,6 +181,7 @@ def replica_view(name: str, status: dict[str, Any], *, pid: int | None, down: Ph
         else None,
         inclusion=status.get("inclusion") or {},
         own_accuracy=status.get("accuracy") or {},
+        finished=status.get("finished"),
         uploads_waiting=uploads.get("waiting", 0),
         groups_open=status.get("groups_open", 0),
         peers=status.get("connected", 0),

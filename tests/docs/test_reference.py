@@ -61,6 +61,7 @@ def test_init_writes_the_documented_facts_and_group_sizes(tmp_path: Path, client
     assert set(facts) == {
         "directory",
         "deployment",
+        "stop",
         "replicas",
         "clients",
         "dimension",

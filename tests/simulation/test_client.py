@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from asyncfl.client import Client
+from asyncfl.client.context import State
 from asyncfl.effects import Effect, Fetch, Persist, Put, Send, Table
 from asyncfl.identity import Identity
 from asyncfl.messages import (
@@ -85,8 +86,10 @@ class Bench:
     def sign(self, replica: int, kind: str, body: bytes) -> bytes:
         return self.simulation.replica_ids[replica].sign(kind, self.federation.digest, body)
 
-    def front(self, replica: int, epoch: int, *, forged: bool = False, patience: int = 1000) -> None:
-        message = Front(front=epoch, patience=patience, roster=0, signature=bytes(64))
+    def front(
+        self, replica: int, epoch: int, *, forged: bool = False, patience: int = 1000, finished: bool = False
+    ) -> None:
+        message = Front(front=epoch, patience=patience, roster=0, finished=finished, signature=bytes(64))
         signer = (replica + 1) % self.federation.parameters.replicas if forged else replica
         signature = self.sign(signer, Front.KIND, message.body())
         self.hear(replica, message.model_copy(update={"signature": signature}))
@@ -327,3 +330,53 @@ def test_wait_keeps_a_client_that_is_beyond_the_window() -> None:
         bench.hear(asked, Wait(epoch=bench.client.epoch, reason="beyond"))
         bench.wait(1)
     assert bench.client.context.coordinator == asked
+
+
+def test_a_client_stops_asking_when_more_than_t_of_n_t_replicas_say_that_training_is_over() -> None:
+    bench = Bench()
+    bench.front(0, 1, finished=True)
+    bench.front(1, 1, finished=True)
+    assert bench.client.state is State.ASKING, "two answers are not n-t"
+    bench.front(2, 1)
+    assert bench.client.state is State.FINISHED
+    assert bench.client.status(bench.now)["done"]
+    bench.wait(6)
+    assert not bench.last(Ready).wants_task
+    assert bench.client.epoch == 1
+
+
+def test_one_liar_neither_ends_nor_prolongs_a_training() -> None:
+    bench = Bench()
+    for replica in range(4):
+        bench.front(replica, 1, finished=replica == 3)
+    assert bench.client.state is State.ASKING
+    for replica in range(4):
+        bench.front(replica, 2, finished=replica != 3)
+    assert bench.client.state is State.FINISHED
+
+
+def test_a_client_goes_on_when_training_is_not_over_after_all() -> None:
+    bench = Bench()
+    for replica in range(3):
+        bench.front(replica, 1, finished=True)
+    assert bench.client.state is State.FINISHED
+    for replica in range(3):
+        bench.front(replica, 3)
+    bench.wait(0.2)
+    assert bench.client.state is State.ASKING
+    assert bench.client.epoch == 3
+    assert bench.last(Ready).wants_task
+
+
+def test_an_upload_under_way_when_training_is_over_is_sent_all_the_same() -> None:
+    bench = Bench()
+    bench.give_task()
+    for replica in range(3):
+        bench.front(replica, 2, finished=True)
+    assert bench.client.state is State.UPLOADING
+    bench.hear(
+        bench.coordinator,
+        Stored(epoch=1, manifest=bench.last(Upload).manifest.digest()),
+    )
+    bench.front(0, 3, finished=True)
+    assert bench.client.state is State.FINISHED

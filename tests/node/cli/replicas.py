@@ -71,7 +71,9 @@ class RosterReplica:
 
     def _say_front(self, peer: bytes) -> None:
         roster = self.rosters.highest if self.script.claims is None else self.script.claims
-        unsigned = Front(front=self.script.front, patience=1000, roster=roster, signature=bytes(64))
+        unsigned = Front(
+            front=self.script.front, patience=1000, roster=roster, finished=False, signature=bytes(64)
+        )
         signature = self.identity.sign(Front.KIND, self.files.deployment.digest, unsigned.body())
         self.endpoint.send(peer, unsigned.model_copy(update={"signature": signature}))
 

@@ -57,6 +57,12 @@ def test_epochs_that_were_not_reached_are_a_failure_of_liveness() -> None:
     assert any("reached epoch 3, not 5" in sentence for sentence in judge(made, DEMO))
 
 
+def test_epochs_that_training_did_not_need_are_none() -> None:
+    made = record()
+    made.epochs, made.finished = 5, "good enough"
+    assert judge(made, DEMO) == []
+
+
 def test_another_model_at_one_replica_is_a_failure_of_agreement() -> None:
     made = record()
     odd = replica("replica-3", certified=replace(replica().certified, model="cc" * 32))  # type: ignore[type-var]
