@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from asyncfl.digest import digest
+from asyncfl.messages import RosterStatement
 from asyncfl.parameters import Parameters, Segment
 from asyncfl.schedule import Schedule
 from asyncfl.stopping import Stop
@@ -28,6 +29,16 @@ class Roster:
     def digest(self) -> bytes:
         """32 bytes; part of the shuffle seed, and what the operator signs."""
         return digest("asyncfl/1/roster", pack((self.number, self.start_epoch, self.members)))
+
+    @property
+    def statement(self) -> RosterStatement:
+        """As it travels."""
+        return RosterStatement(
+            number=self.number,
+            start_epoch=self.start_epoch,
+            members=self.members,
+            signature=self.signature,
+        )
 
     @cached_property
     def position(self) -> dict[bytes, int]:

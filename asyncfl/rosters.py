@@ -42,7 +42,7 @@ class Rosters:
         later = self.held[1:]
         self.held = self.held[:1]
         stored = [RosterStatement.decode(rows[key]) for key in sorted(rows)]
-        for statement in (*stored, *map(_statement, later)):
+        for statement in (*stored, *(roster.statement for roster in later)):
             try:
                 self.add(statement)
             except InvalidItem as error:
@@ -128,7 +128,7 @@ class Rosters:
 
     def statements(self, after: int) -> tuple[RosterStatement, ...]:
         """The operator's statements of all rosters held with numbers above `after`, ascending."""
-        return tuple(_statement(roster) for roster in self.held[after + 1 :])
+        return tuple(roster.statement for roster in self.held[after + 1 :])
 
 
 def roster_key(number: int) -> bytes:
@@ -142,15 +142,6 @@ def put_roster(statement: RosterStatement) -> Put:
 
 def _members(rosters: list[Roster]) -> frozenset[bytes]:
     return frozenset(member for roster in rosters for member in roster.members)
-
-
-def _statement(roster: Roster) -> RosterStatement:
-    return RosterStatement(
-        number=roster.number,
-        start_epoch=roster.start_epoch,
-        members=roster.members,
-        signature=roster.signature,
-    )
 
 
 def compute_handicap(client: bytes, rosters: Rosters, ledger: Ledger) -> float:

@@ -49,13 +49,21 @@ class Context:
         self.started = 0.0
         self.connected: set[bytes] = set()
         self.unreachable_since: dict[int, float] = {}
+        self._handicaps: dict[bytes, float] = {}
+        self._handicaps_of = (0, 0)
+        """The (entries, highest roster) that they were computed from."""
         self._effects: list[Effect] = []
         self._computing: set[tuple[Any, ...]] = set()
         self._fetches: dict[bytes, _Fetching] = {}
 
     def count(self, client: bytes) -> float:
         """How often a client was included, as inclusion counts it: joiners start with the others' mean."""
-        return self.ledger.counts.get(client, 0) + compute_handicap(client, self.rosters, self.ledger)
+        known = (self.ledger.entries, self.rosters.highest)
+        if known != self._handicaps_of:
+            self._handicaps_of, self._handicaps = known, {}
+        if client not in self._handicaps:
+            self._handicaps[client] = compute_handicap(client, self.rosters, self.ledger)
+        return self.ledger.counts.get(client, 0) + self._handicaps[client]
 
     # effects
 

@@ -171,7 +171,8 @@ class Tasks:
 
     def _candidates(self, waiting: list[tuple[bytes, int]]) -> list[Candidate]:
         context, window = self.context, self.context.parameters.window
-        counts = [context.count(client) for client in context.inclusion.clients if self._is_live(client)]
+        members = context.rosters.at(context.inclusion.front).members
+        counts = [context.count(client) for client in members if self._is_live(client)]
         mean = sum(counts) / max(1, len(counts))
         return [
             Candidate(

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -52,7 +52,10 @@ def sign_roster(
 
 @dataclass
 class Simulation:
-    """`replicas` and `clients` on one network; `speed(client, epoch)` is the seconds of a local training."""
+    """`replicas` and `clients` on one network; `speed(client, epoch)` is the seconds of a local training.
+
+    `clients` are in the first roster; others may join while it runs (`enrol`, `sign_next_roster`, `tell`).
+    """
 
     parameters: Parameters
     clients: int
@@ -89,6 +92,8 @@ class Simulation:
             stop=self.stop,
         )
         replica_keys = set(self.federation.replica_keys)
+        self.rosters = list(self.federation.rosters)
+        """Every roster that the operator has signed, by number."""
         self.network = Network(self.seed, linked=lambda a, b: a.key in replica_keys or b.key in replica_keys)
         for index, identity in enumerate(self.replica_ids):
             self.network.add(self._replica_node(index, identity))
@@ -107,9 +112,33 @@ class Simulation:
             trainer = (
                 self.trainer(number) if self.trainer else StillTrainer(number, self.federation.dimension)
             )
-            return Client(self.federation, identity, durable, trainer=trainer, last_epoch=self.last_epoch)
+            # Who joins is given the operator's newest file; the others keep the one they began with.
+            joined = number >= self.clients
+            federation = replace(self.federation, rosters=tuple(self.rosters)) if joined else self.federation
+            return Client(federation, identity, durable, trainer=trainer, last_epoch=self.last_epoch)
 
         return Node(f"client-{number}", identity.public, make, lambda key: self.speed(number, key[1]))
+
+    # the operator
+
+    def enrol(self) -> int:
+        """One more client; returns its number. It can be started once a roster lists it."""
+        number = len(self.client_ids)
+        self.client_ids.append(make_identity(self.seed, f"client-{number}"))
+        self.network.add(self._client_node(number, self.client_ids[number]))
+        return number
+
+    def sign_next_roster(self, start_epoch: int, members: Iterable[int]) -> RosterStatement:
+        """The operator's next roster, of clients by number. Nobody has heard of it yet."""
+        keys = tuple(sorted(self.client_key(number) for number in members))
+        roster = sign_roster(self.operator_id, self.federation.digest, len(self.rosters), start_epoch, keys)
+        self.rosters.append(roster)
+        return roster.statement
+
+    def tell(self, replica: int, statement: RosterStatement) -> None:
+        """The operator brings a statement to a running replica."""
+        node = self.network.nodes[self.replica_key(replica)]
+        self.network.deliver(node, self.operator_id.public, statement)
 
     # handles
 
@@ -144,7 +173,8 @@ class Simulation:
 
     def is_drained(self) -> bool:
         """Every running client rests, no upload waits, every running replica holds the same certified version."""
-        clients = [self.client(i) for i in range(self.clients) if self.network.is_up(self.client_key(i))]
+        numbers = range(len(self.client_ids))
+        clients = [self.client(i) for i in numbers if self.network.is_up(self.client_key(i))]
         if not all(client.status(self.network.now)["done"] for client in clients):
             return False
         replicas = self.running_replicas()

@@ -217,6 +217,10 @@ class Network:
 
         self.after(arrival - self.now, act)
 
+    def deliver(self, target: Node, source: bytes, message: Message) -> None:
+        """A message of somebody who is no node of this network, at once."""
+        self._on(target, "receive", source, message)
+
     # effects
 
     def _on(self, node: Node, event: str, *arguments: Any) -> None:

@@ -1,6 +1,7 @@
 """Rule 4, rule by rule: which groups any signer refuses, from the request alone."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,26 +9,31 @@ import torch
 from asyncfl import masking
 from asyncfl.assignment import Assignment
 from asyncfl.errors import InvalidItem
+from asyncfl.federation import Roster
 from asyncfl.groups import check_group, choose_supporters, taken_over
 from asyncfl.messages import GroupId, LockContent, Manifest, Member
 from asyncfl.rosters import Rosters
+from asyncfl.simulation.deployment import sign_roster
 from tests.core.builders import make_simulation
 
 SIMULATION = make_simulation(16)
 FEDERATION = SIMULATION.federation
 ROSTER = FEDERATION.rosters[0]
+LATER = sign_roster(SIMULATION.operator_id, FEDERATION.digest, 1, 9, ROSTER.members[:-1])
+FUTURE = sign_roster(SIMULATION.operator_id, FEDERATION.digest, 2, 30, ROSTER.members)
+ROSTERS = Rosters(replace(FEDERATION, rosters=(ROSTER, LATER, FUTURE)))
 ASSIGNMENT = Assignment(FEDERATION)
 IDENTITIES = {identity.public: identity for identity in SIMULATION.client_ids}
 
 
-def make_manifest(client: bytes, epoch: int, **override: int) -> Manifest:
-    cell = override.get("cell", ASSIGNMENT.cell_of(client, ROSTER, epoch))
+def make_manifest(client: bytes, epoch: int, *, under: Roster = ROSTER, **override: int) -> Manifest:
+    cell = override["cell"] if "cell" in override else ASSIGNMENT.cell_of(client, under, epoch)
     context = masking.UploadContext(
         epoch=epoch,
         cell=cell,
         coordinator=override.get("coordinator", cell % 4),
-        roster=override.get("roster", ROSTER.number),
-        roster_digest=ROSTER.digest,
+        roster=override.get("roster", under.number),
+        roster_digest=under.digest,
         base_version=bytes(32),
     )
     update = torch.zeros(FEDERATION.dimension)
@@ -47,8 +53,17 @@ def make_group(
     return content, ordered
 
 
-def own(epoch: int = 9, cell: int = 1, count: int = 4) -> list[Manifest]:
-    return [make_manifest(client, epoch) for client in ASSIGNMENT.cells(ROSTER, epoch)[cell][:count]]
+def own(epoch: int = 9, cell: int = 1, count: int = 4, under: Roster = ROSTER) -> list[Manifest]:
+    clients = ASSIGNMENT.cells(under, epoch)[cell][:count]
+    return [make_manifest(client, epoch, under=under) for client in clients]
+
+
+def mixed() -> list[Manifest]:
+    """Three members of cell 1 under one roster, and one of cell 1 under another."""
+    members = own(count=3)
+    taken = {manifest.core.client for manifest in members}
+    other = next(c for c in ASSIGNMENT.cells(LATER, 9)[1] if c not in taken)
+    return [*members, make_manifest(other, 9, under=LATER)]
 
 
 def rider(epoch: int, *, besides: list[Manifest]) -> Manifest:
@@ -59,7 +74,7 @@ def rider(epoch: int, *, besides: list[Manifest]) -> Manifest:
 
 
 def check(group: tuple[LockContent, list[Manifest]]) -> None:
-    check_group(*group, FEDERATION, Rosters(FEDERATION), ASSIGNMENT)
+    check_group(*group, FEDERATION, ROSTERS, ASSIGNMENT)
 
 
 @pytest.mark.parametrize("count", [3, 4])
@@ -71,6 +86,16 @@ def test_enough_of_one_cell_make_a_group(count: int) -> None:
 def test_late_uploads_ride_on_top(late: int) -> None:
     members = own()
     check(make_group([*members, rider(9 - late, besides=members)]))
+
+
+def test_a_group_is_of_any_roster_that_applies_and_riders_of_their_own() -> None:
+    check(make_group(own(under=LATER, count=3)))
+    members = own(under=LATER, count=3)
+    check(make_group([*members, rider(8, besides=members)]))
+    members = own(epoch=10, cell=1, count=3)
+    taken = {manifest.core.client for manifest in members}
+    client = next(c for c in LATER.members if c not in taken)
+    check(make_group([*members, make_manifest(client, 9, under=LATER)], epoch=10))
 
 
 def swapped(content: LockContent, manifests: list[Manifest]) -> tuple[LockContent, list[Manifest]]:
@@ -109,6 +134,18 @@ BROKEN: dict[str, tuple[Callable[[], tuple[LockContent, list[Manifest]]], str]] 
         lambda: make_group([make_manifest(c, 9, roster=7) for c in ASSIGNMENT.cells(ROSTER, 9)[1]]),
         "names roster 7",
     ),
+    "another digest for a roster": (
+        lambda: make_group(
+            [make_manifest(c, 9, under=replace(ROSTER, start_epoch=2)) for c in ROSTER.members[:4]]
+        ),
+        "names another roster 0",
+    ),
+    "a roster that has not begun": (lambda: make_group(own(under=FUTURE)), "starts at epoch 30, after 9"),
+    "a roster that does not list its client": (
+        lambda: make_group([*own(count=3), make_manifest(ROSTER.members[-1], 9, under=LATER, cell=1)]),
+        "is not in roster 1",
+    ),
+    "own members of two rosters": (lambda: make_group(mixed()), "name rosters .0, 1."),
     "a cell that does not exist": (lambda: make_group(own(), cell=77), "fewer than min_group"),
     "a coordinator that does not exist": (
         lambda: make_group(own(), coordinator=9),

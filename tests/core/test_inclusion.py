@@ -3,7 +3,7 @@
 from asyncfl.federation import Roster
 from asyncfl.inclusion import OVERDUE_FACTOR, PATIENCE_AT_FIRST, Inclusion, Patience
 
-A, B, C, D = (bytes([i]) * 32 for i in range(4))
+A, B, C, D, E = (bytes([i]) * 32 for i in range(5))
 
 
 def four_at(epochs: dict[bytes, int], now: float = 0.0) -> Inclusion:
@@ -88,3 +88,51 @@ def test_a_sign_of_life_for_an_older_epoch_moves_nobody_back() -> None:
     inclusion = four_at({A: 5})
     inclusion.heard(A, 2, 1.0)
     assert inclusion.clients[A].at == 5
+
+
+def changing() -> Inclusion:
+    """A, B, C, D up to epoch 4; from epoch 5 on B, C, D and E."""
+    old, new = Roster(0, 1, (A, B, C, D)), Roster(1, 5, (B, C, D, E))
+    return Inclusion(lambda epoch: new if epoch >= 5 else old)
+
+
+def test_a_retired_client_holds_up_nobody_and_counts_for_nothing_from_its_rosters_end_on() -> None:
+    inclusion = changing()
+    for client in (A, B, C, D):
+        inclusion.heard(client, 5, 0.0)
+    inclusion.update(0.0)
+    assert inclusion.front == 5
+    for client in (B, C, D):
+        inclusion.heard(client, 7, 0.1)
+    inclusion.heard(A, 5, 0.1)
+    inclusion.update(0.1)
+    assert inclusion.front == 7
+    inclusion = changing()
+    inclusion.front = 5
+    inclusion.heard(A, 9, 0.0)
+    inclusion.heard(B, 9, 0.0)
+    inclusion.update(0.0)
+    assert inclusion.front == 5, "one live member of four moved the front, with a retired one's help"
+
+
+def test_a_joiner_holds_the_front_at_its_start_epoch_and_not_before() -> None:
+    inclusion = changing()
+    inclusion.heard(E, 5, 0.0)
+    for client in (A, B, C, D):
+        inclusion.heard(client, 3, 0.0)
+    inclusion.update(0.0)
+    assert inclusion.front == 3
+    for client in (B, C, D):
+        inclusion.heard(client, 6, 0.1)
+    inclusion.heard(A, 6, 0.1)
+    inclusion.update(0.1)
+    assert inclusion.front == 5
+
+
+def test_who_is_not_yet_a_member_does_not_hold_up_the_front_from_behind() -> None:
+    inclusion = changing()
+    inclusion.heard(E, 1, 0.0)
+    for client in (A, B, C, D):
+        inclusion.heard(client, 4, 0.0)
+    inclusion.update(0.0)
+    assert inclusion.front == 4

@@ -2,19 +2,23 @@
 
 from collections import defaultdict
 
+from asyncfl.assignment import Assignment
 from asyncfl.effects import Effect, Persist, Put, Send, Table
 from asyncfl.messages import (
     GroupId,
     LockContent,
     Locked,
+    Manifest,
     Message,
     ModelVote,
+    Relay,
     Reveal,
     ShareOk,
     ShareSum,
     Stored,
     Upload,
 )
+from asyncfl.rosters import ROSTER_GRACE_EPOCHS
 from asyncfl.simulation import Node, Simulation
 
 
@@ -33,6 +37,8 @@ class Observer:
         self.uploads: dict[tuple[bytes, int], bytes] = {}
         self.votes: dict[bytes, set[bytes]] = defaultdict(set)
         self.models: dict[tuple[bytes, bytes], bytes] = {}
+        self.manifests: dict[bytes, Manifest] = {}
+        self.assignment = Assignment(simulation.federation)
         simulation.network.before_effect = self._on_effect
 
     def _on_effect(self, node: Node, effect: Effect) -> None:
@@ -42,6 +48,8 @@ class Observer:
                     content = LockContent.decode(write.value)
                     self.contents[content.digest()] = content
         if isinstance(effect, Send):
+            if isinstance(effect.message, Upload | Relay):
+                self.manifests[effect.message.manifest.digest()] = effect.message.manifest
             self.messages.append((node.key, effect.peer, effect.message))
             self._on_send(node, effect.message)
 
@@ -87,10 +95,29 @@ class Observer:
         """S1: answers of honest replicas are sums over whole, pairwise disjoint, locked groups."""
         content = self.answered[group] = self.contents[group]
         assert len(content.members) >= self.simulation.parameters.min_group
+        self._check_rosters(content)
         uploads = [
             (member.client, member.epoch) for other in self.answered.values() for member in other.members
         ]
         assert len(uploads) == len(set(uploads)), "two opened groups overlap"
+
+    def _check_rosters(self, content: LockContent) -> None:
+        """`min_group` of the group are of one cell of one roster, and everybody is a member of the roster it names."""
+        rosters, own = self.simulation.rosters, []
+        for member in content.members:
+            core = self.manifests[member.manifest].core
+            roster = rosters[core.roster]
+            assert core.roster_digest == roster.digest, "an upload of a roster that the operator did not sign"
+            assert roster.start_epoch <= core.epoch, "an upload under a roster that had not begun"
+            assert core.cell == self.assignment.cell_of(core.client, roster, core.epoch)
+            newer = rosters[core.roster + 2 :]
+            assert not any(r.start_epoch + ROSTER_GRACE_EPOCHS <= core.epoch for r in newer), (
+                "too old a roster"
+            )
+            if (core.epoch, core.cell) == (content.id.epoch, content.id.cell):
+                own.append(core.roster)
+        assert len(set(own)) == 1, "an opened group mixes rosters"
+        assert len(own) >= self.simulation.parameters.min_group
 
     def check_end(self) -> None:
         """Replicas with the same entries have the same model, and nothing was lost."""
