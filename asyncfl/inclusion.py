@@ -18,6 +18,8 @@ PATIENCE_AT_FIRST: Final = 10.0
 PATIENCE_CEILING: Final = 3600.0
 MEASUREMENTS: Final = 64
 OVERDUE_FACTOR: Final = 6.0
+END_OF_TIME: Final = 2**63
+"""After every epoch: the roster there is the last that is held."""
 
 
 class Patience:
@@ -131,8 +133,10 @@ class Inclusion:
         """Charge overdue clients once a miss, and advance the front.
 
         The front never falls: a laggard moves itself forward instead (protocol section 4, step 1). A replica
-        that hears less than half of the roster at the front keeps its front. Who is in that roster no more counts
-        for nothing; who joins at a later epoch holds the front at that epoch, and at none before.
+        that hears less than half of the roster at the front keeps its front; whom the operator has retired, from
+        whatever epoch on, is not missed there, or the dead could not be retired: their last epoch would never end.
+        Who is in that roster no more counts for nothing; who joins at a later epoch holds the front at that epoch,
+        and at none before.
         """
         for presence in self.clients.values():
             limit = OVERDUE_FACTOR * presence.task_patience
@@ -142,7 +146,8 @@ class Inclusion:
         roster = self.roster_at(self.front)
         members = [(client, self.clients[client]) for client in roster.members if client in self.clients]
         live = [presence for client, presence in members if self.is_live(client, now)]
-        staying = len(roster.members) - sum(presence.left for _, presence in members)
+        last = self.roster_at(END_OF_TIME).position
+        staying = sum(client in last and not self.has_left(client) for client in roster.members)
         moving = [presence.at for presence in live if not self._holds_up(presence, now)]
         if 2 * len(live) < staying or not moving or min(moving) <= self.front:
             return

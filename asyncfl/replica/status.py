@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from asyncfl.statistics import RowStatistics
 
 if TYPE_CHECKING:
     from asyncfl.replica.machine import Replica
+
+MAX_SILENT: Final = 64
+"""As many silent clients are named in a status."""
 
 
 def describe(replica: Replica) -> dict[str, Any]:
@@ -37,6 +40,7 @@ def describe(replica: Replica) -> dict[str, Any]:
         "groups_open": len(replica.opening.groups) + len(replica.coordination.own),
         "connected": len(connected),
         "connected_clients": sum(peer not in context.federation.replica_index for peer in context.connected),
+        "silent": [client.hex() for client in silent_members(replica)[:MAX_SILENT]],
         "patience_s": context.inclusion.patience.seconds,
         "finished": replica.models.finished,
         "stall": explain_stall(replica),
@@ -54,7 +58,7 @@ def describe_accuracy(rows: Iterable[RowStatistics]) -> dict[str, dict[str, floa
 
 
 def explain_stall(replica: Replica) -> str | None:
-    """Why nothing can move, with the numbers and the remedy; None while it can."""
+    """Why nothing, or little, can move, with the numbers and the remedy; None while it can."""
     context = replica.context
     parameters = context.parameters
     reachable = context.connected_replicas()
@@ -66,11 +70,25 @@ def explain_stall(replica: Replica) -> str | None:
         )
     if replica.models.latest is None:
         return f"no model is certified yet: {parameters.certifiers} replicas must sign one"
-    roster = context.rosters.at(context.inclusion.front)
-    live = [client for client in roster.members if context.inclusion.is_live(client, context.now)]
-    if len(live) < parameters.min_group:
+    members, silent = len(context.rosters.at(context.inclusion.front).members), len(silent_members(replica))
+    live, cells = members - silent, max(1, members // parameters.cell_size)
+    remedy = "start more clients, or let the operator retire those that are gone for good (asyncfl retire)"
+    if live < parameters.min_group:
         return (
-            f"{len(live)} clients are live, a group needs {parameters.min_group} of one cell of "
-            f"{parameters.cell_size}: start more clients"
+            f"{live} of {members} clients are live, a group needs {parameters.min_group} of one cell of "
+            f"{parameters.cell_size}: {remedy}"
+        )
+    if live < parameters.min_group * cells:
+        return (
+            f"{live} of {members} clients are live, {live / cells:.1f} of a cell on average, and a group needs "
+            f"{parameters.min_group}: few cells fill; {remedy}"
         )
     return None
+
+
+def silent_members(replica: Replica) -> list[bytes]:
+    """Members of the roster at the front that are not live, as far as this replica hears."""
+    context = replica.context
+    inclusion = context.inclusion
+    members = context.rosters.at(inclusion.front).members
+    return [client for client in members if not inclusion.is_live(client, context.now)]

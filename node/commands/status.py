@@ -68,6 +68,12 @@ def status(*, directory: Directory, json: JsonFlag = False) -> None:
     stalls = (each.get("stall") for each in facts["replicas"].values() if each["running"])
     for stall in dict.fromkeys(sentence for sentence in stalls if sentence):
         output.print(f"[yellow]{escape(stall)}[/]", soft_wrap=True)
+    gone = _silent(files, facts["replicas"])
+    if gone:
+        output.print(
+            f"  silent at every replica: [bold]asyncfl retire {escape(str(directory))} {escape(' '.join(gone))}[/]",
+            soft_wrap=True,
+        )
 
 
 def _described(files: DeploymentDirectory, name: str) -> dict[str, Any]:
@@ -89,6 +95,23 @@ def _lives(pid: Any) -> bool:
     except PermissionError:
         return True
     return True
+
+
+def _silent(files: DeploymentDirectory, replicas: dict[str, dict[str, Any]]) -> list[str]:
+    """The clients whose retirement would help: silent at every running replica that says that too few are live.
+
+    None where those left could not fill a cell either.
+    """
+    deployment = files.deployment
+    said = [set(each.get("silent", ())) for each in replicas.values() if each["running"]]
+    asked = any(
+        "asyncfl retire" in (each.get("stall") or "") for each in replicas.values() if each["running"]
+    )
+    if not said or not asked:
+        return []
+    everywhere = set.intersection(*said)
+    gone = [name for name in deployment.members if deployment.client(name).key.hex() in everywhere]
+    return gone if len(deployment.members) - len(gone) >= deployment.parameters.cell_size else []
 
 
 def _replicas(facts: dict[str, dict[str, Any]]) -> Table:

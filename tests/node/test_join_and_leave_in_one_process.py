@@ -92,6 +92,12 @@ class House:
 
         self.runs[name] = asyncio.create_task(run())
 
+    def stop(self, name: str) -> None:
+        """The node goes away, without a word to the others."""
+        self.loop.call_soon_threadsafe(self.stops[name].set)
+        self.until(f"end of {name}", self.runs[name].done)
+        del self.runs[name], self.stops[name]
+
     def close(self) -> None:
         async def stop() -> None:
             for event in self.stops.values():
@@ -114,7 +120,7 @@ class House:
         deadline = time.monotonic() + 90
         while not condition():
             for name, run in self.runs.items():
-                assert not run.done(), f"{name} ended: {run}"
+                assert not run.done() or self.stops[name].is_set(), f"{name} ended: {run}"
             assert time.monotonic() < deadline, f"{what} did not happen"
             time.sleep(0.05)
 
@@ -122,7 +128,9 @@ class House:
 @pytest.fixture
 def house(tmp_path: Path) -> Iterator[House]:
     with capture_logs():  # which would stand in the output of the commands
-        made = House(create_deployment(tmp_path / "run", NewDeployment(clients=6, training=FAST)))
+        made = House(create_deployment(tmp_path / "run", NewDeployment(clients=8, training=FAST)))
+        for index in range(8):
+            made.start(f"client-{index}")
         yield made
         made.close()
 
@@ -138,17 +146,17 @@ def command(*words: str | Path) -> dict[str, Any]:
 @pytest.mark.timeout(180)
 def test_nodes_with_old_files_follow_the_rosters_that_the_operator_sends(house: House) -> None:
     old, root = house.files, house.files.root
-    for name in (*(f"replica-{i}" for i in range(3)), *(f"client-{i}" for i in range(6))):
-        house.start(name)
+    for index in range(3):
+        house.start(f"replica-{index}")
     house.until("training", lambda: house.status("replica-0").get("epoch", 0) >= 2)
 
-    joined = command("enroll", root, "client-6", "--margin", "2")
+    joined = command("enroll", root, "client-8", "--margin", "2")
     assert joined["have_it"] == 3
     assert "nothing listens" in joined["replicas"]["replica-3"]["problem"]
     new = DeploymentDirectory.load(root)
-    house.start("client-6", new)
+    house.start("client-8", new)
     house.start("replica-3", old)
-    house.until("uploads of the new one", lambda: house.inclusion(new, "client-6", "replica-0") >= 1)
+    house.until("uploads of the new one", lambda: house.inclusion(new, "client-8", "replica-0") >= 1)
     house.until("roster 1 at replica-3", lambda: house.status("replica-3").get("highest_roster") == 1)
 
     left = command("retire", root, "client-1", "--margin", "2")
@@ -156,4 +164,22 @@ def test_nodes_with_old_files_follow_the_rosters_that_the_operator_sends(house: 
     house.until("client-1 to rest", lambda: house.status("client-1").get("state") == "retired")
     epoch = house.status("replica-3")["epoch"]
     house.until("training to go on", lambda: house.status("replica-3")["epoch"] >= epoch + 3)
-    assert house.inclusion(new, "client-6", "replica-3") >= 1
+    assert house.inclusion(new, "client-8", "replica-3") >= 1
+
+
+@pytest.mark.timeout(180)
+def test_training_that_stands_still_for_want_of_clients_goes_on_when_the_dead_are_retired(
+    house: House,
+) -> None:
+    for index in range(4):
+        house.start(f"replica-{index}")
+    house.until("training", lambda: house.status("replica-0").get("epoch", 0) >= 2)
+    dead = [f"client-{index}" for index in range(3, 8)]
+    for name in dead:
+        house.stop(name)
+    house.until("stall", lambda: "asyncfl retire" in (house.status("replica-0").get("stall") or ""))
+
+    facts = command("retire", house.files.root, *dead, "--margin", "1")
+    beyond = facts["start_epoch"] + 2
+    house.until("training to go on", lambda: house.status("replica-0")["epoch"] >= beyond)
+    house.until("no stall", lambda: house.status("replica-0")["stall"] is None)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -183,6 +185,34 @@ def test_status_of_a_deployment_that_never_ran(asyncfl: Program, made: Deploymen
     shown = asyncfl("status", made.root).stdout
     assert "replica-3" in shown
     assert "never run here" in shown
+
+
+def test_status_names_the_command_that_retires_clients_that_are_silent_everywhere(
+    asyncfl: Program, copied: DeploymentDirectory
+) -> None:
+    deployment = copied.deployment
+    keys = {name: deployment.client(name).key.hex() for name in deployment.members}
+    heard = {
+        "replica-0": ["client-0", "client-1", "client-2"],
+        "replica-1": ["client-0", "client-1", "client-4"],
+    }
+    for name, live in heard.items():
+        path = copied.status_file(name)
+        path.parent.mkdir(parents=True)
+        status = {
+            "deployment": deployment.digest.hex(), "pid": os.getpid(), "time": time.time() + 60, "state": "up",
+            "stall": "3 of 6 clients are live …; (asyncfl retire)", "connected": 1, "connected_clients": 3,
+            "silent": [key for client, key in keys.items() if client not in live],
+        }  # fmt: skip
+        path.write_text(json.dumps(status))
+    shown = asyncfl("status", copied.root).stdout
+    assert f"asyncfl retire {copied.root} client-3 client-5" in shown
+    # With four silent, those left fill no cell: retiring would not help.
+    for name in heard:
+        path = copied.status_file(name)
+        silent = [keys[f"client-{i}"] for i in range(2, 6)]
+        path.write_text(json.dumps({**json.loads(path.read_text()), "silent": silent}))
+    assert f"asyncfl retire {copied.root}" not in asyncfl("status", copied.root).stdout
 
 
 def with_model(files: DeploymentDirectory, name: str, entries: int, data: bytes) -> str:
