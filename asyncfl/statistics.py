@@ -10,11 +10,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import sqrt
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from asyncfl.federation import Federation
-from asyncfl.rows import RowSum
 from asyncfl.stopping import Stop
+
+if TYPE_CHECKING:  # It imports torch, and supervisors, which read statistics, do not.
+    from asyncfl.rows import RowSum
 
 CERTAIN: Final = 3.0
 """An accuracy counts where the number of test examples is beyond so many standard deviations of its noise."""
