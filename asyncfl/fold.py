@@ -8,8 +8,9 @@ of arrival is irrelevant (protocol section 6).
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from itertools import islice
 
 import torch
 from torch import Tensor
@@ -17,9 +18,8 @@ from torch import Tensor
 from asyncfl.digest import content_digest
 from asyncfl.effects import Blobs
 from asyncfl.federation import Federation
-from asyncfl.ledger import compute_chain
+from asyncfl.ledger import Link
 from asyncfl.masking import decode_sum
-from asyncfl.messages import Item, Row
 from asyncfl.optimisers import FRACTION, LIMIT, advance, start_moments
 from asyncfl.rows import EXPECTED_ROWS, RowSum, compute_divisor, compute_expected, sum_row
 from asyncfl.statistics import RowStatistics, row_statistics
@@ -44,33 +44,13 @@ def apply_total(initial: bytes, total: Tensor) -> bytes:
     return (start + total.to(torch.float64) / FRACTION).to(torch.float32).numpy().tobytes()
 
 
-@dataclass(frozen=True, slots=True)
-class FoldRow:
-    """One row as the fold needs it."""
-
-    epoch: int
-    chain: bytes
-    items: tuple[tuple[bytes, int], ...]
-    """(digest of the opened sum's blob, number of members) of each entry."""
-    expected: int
-
-
-def plan_fold(
-    origin: bytes, rows: Iterable[Row], item_of: Callable[[bytes], Item], roster_size: int
-) -> tuple[FoldRow, ...]:
-    """What to add up for the version whose rows these are.
+def expected_members(link: Link, roster_size: int) -> int:
+    """Members to expect in the row of `link`: the median of the five rows before, `roster_size` in the first.
 
     `roster_size` is the first roster's: later ones are not in the version, and must not change its model.
     """
-    plan: list[FoldRow] = []
-    chain = origin
-    members: list[int] = []
-    for row in rows:
-        chain = compute_chain(chain, (row,))
-        items = tuple((item.opened, len(item.members)) for item in map(item_of, row.items))
-        plan.append(FoldRow(row.epoch, chain, items, compute_expected(members, roster_size)))
-        members.append(sum(count for _, count in items))
-    return tuple(plan)
+    before = islice(link.back(), 1, 1 + EXPECTED_ROWS)
+    return compute_expected([sum(count for _, count in each.sums) for each in before], roster_size)
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +137,9 @@ class FoldJob:
 
     federation: Federation
     initial: bytes
-    plan: tuple[FoldRow, ...]
+    head: Link
+    """The version."""
+    roster_size: int
     cache: FoldCache
 
     def run(self, blobs: Blobs) -> Folded:
@@ -173,14 +155,16 @@ class FoldJob:
     def state(self, blobs: Blobs) -> FoldState:
         """What the fold holds after the last row."""
         dimension = self.federation.upload_dimension
-        first, state = 0, FoldState.start(self.federation)
-        for index in range(len(self.plan), 0, -1):
-            cached = self.cache.get(self.plan[index - 1].chain)
+        state, changed = FoldState.start(self.federation), []
+        for link in self.head.back():
+            cached = self.cache.get(link.chain)
             if cached is not None:
-                first, state = index, cached
+                state = cached
                 break
-        for row in self.plan[first:]:
-            sums = ((decode_sum(blobs.read(name), dimension), members) for name, members in row.items)
-            state = fold_row(state, sums, row.epoch, row.expected, self.federation)
-            self.cache.put(row.chain, state)
+            changed.append(link)
+        for link in reversed(changed):
+            sums = ((decode_sum(blobs.read(name), dimension), members) for name, members in link.sums)
+            expected = expected_members(link, self.roster_size)
+            state = fold_row(state, sums, link.epoch, expected, self.federation)
+            self.cache.put(link.chain, state)
         return state

@@ -11,8 +11,9 @@ The version of a set is the chain value after its last row (protocol section 6).
 from __future__ import annotations
 
 from bisect import insort
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
 
 from asyncfl.digest import digest
 from asyncfl.errors import LocalProtocolError
@@ -34,14 +35,60 @@ def compute_origin(deployment: bytes) -> bytes:
     return digest("asyncfl/1/ledger", deployment)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Link:
-    """The chain after one row."""
+    """The chain after one row: with all links before it, a version and all that the fold needs of it.
+
+    Versions share the links of their common past, so that a new one costs no more than its changed rows.
+    """
 
     epoch: int
     chain: bytes
-    entries: int
+    entries: int = 0
     """Entries of this and all earlier rows."""
+    memberships: int = 0
+    """Members of all these entries."""
+    row: Row | None = None
+    sums: tuple[tuple[bytes, int], ...] = ()
+    """(digest of the opened sum's blob, number of members) of each entry of the row."""
+    before: Link | None = field(default=None, repr=False)
+
+    def after(self, row: Row, items: Mapping[bytes, Item]) -> Link:
+        """The link after one more row, whose items must be in `items`."""
+        sums = tuple((item.opened, len(item.members)) for item in map(items.__getitem__, row.items))
+        members = sum(count for _, count in sums)
+        return Link(
+            row.epoch,
+            compute_chain(self.chain, (row,)),
+            self.entries + len(sums),
+            self.memberships + members,
+            row,
+            sums,
+            self,
+        )
+
+    def back(self) -> Iterator[Link]:
+        """This link and those before it, the newest first; the origin, which has no row, is left out."""
+        link: Link | None = self
+        while link is not None and link.row is not None:
+            yield link
+            link = link.before
+
+    def recent(self, count: int) -> tuple[Link, Rows]:
+        """The last `count` rows, and the link before them."""
+        rows: list[Row] = []
+        link = self
+        while link.before is not None and link.row is not None and len(rows) < count:
+            rows.append(link.row)
+            link = link.before
+        return link, tuple(reversed(rows))
+
+    def contains(self, name: bytes, epoch: int) -> bool:
+        """Whether the item `name`, of row `epoch`, is in this version."""
+        for link in self.back():
+            if link.epoch <= epoch:
+                return link.epoch == epoch and link.row is not None and name in link.row.items
+        return False
 
 
 class Ledger:
@@ -60,6 +107,8 @@ class Ledger:
         self._frozen: dict[int, Row] = {}
         self._epochs: list[int] = []
         self._links: list[Link] = []
+        self.start = Link(0, self.origin)
+        """Before the first row."""
 
     def add(self, item: Item) -> bool:
         """Add a verified item; False if it is there already.
@@ -94,19 +143,23 @@ class Ledger:
         """Recompute the chain from row `first` on."""
         while self._links and self._links[-1].epoch >= first:
             self._links.pop()
-        chain, entries = (self._links[-1].chain, self._links[-1].entries) if self._links else (self.origin, 0)
+        link = self.head
         for epoch in self._epochs[len(self._links) :]:
-            row = self._frozen[epoch]
-            chain, entries = compute_chain(chain, (row,)), entries + len(row.items)
-            self._links.append(Link(epoch, chain, entries))
+            link = link.after(self._frozen[epoch], self.items)
+            self._links.append(link)
 
     def members_in(self, first: int, end: int) -> int:
         """Memberships in rows with first <= epoch < end."""
         return sum(count for epoch, count in self.row_members.items() if first <= epoch < end)
 
     @property
+    def head(self) -> Link:
+        """The version of all items held."""
+        return self._links[-1] if self._links else self.start
+
+    @property
     def version(self) -> bytes:
-        return self._links[-1].chain if self._links else self.origin
+        return self.head.chain
 
     @property
     def entries(self) -> int:
@@ -130,14 +183,21 @@ class Ledger:
         for link in reversed(self._links):
             if link.epoch < epoch:
                 return link
-        return Link(0, self.origin, 0)
+        return self.start
 
-    def recent(self, count: int) -> tuple[Link, Rows]:
-        """The last `count` rows, and the chain before them."""
-        if len(self._epochs) <= count:
-            return Link(0, self.origin, 0), self.rows()
-        first = self._epochs[-count]
-        return self.link_before(first), self.rows(first)
+    def extended(self, base: Link, rows: Iterable[Row]) -> Link | None:
+        """The version of `base` and then `rows`, whose items must all be held: this ledger's own if it is that.
+
+        None unless every row holds items of its own epoch, each once, in order: a version names a set, and an
+        entry listed twice would count twice in the model.
+        """
+        for row in rows:
+            ordered = all(first < second for first, second in pairwise(row.items))
+            if not ordered or any(self.items[name].id.epoch != row.epoch for name in row.items):
+                return None
+            base = base.after(row, self.items)
+        own = self.link_before(base.epoch + 1)
+        return own if own.chain == base.chain else base
 
     def missing(self, rows: Sequence[Row]) -> list[bytes]:
         """Item digests of `rows` that this ledger lacks."""

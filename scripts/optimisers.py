@@ -1,11 +1,12 @@
 #!/usr/bin/env python
-"""Measure the server optimisers: epochs to an accuracy on digits, and the time that a row of the fold takes.
+"""Measure the fold: epochs to an accuracy on digits by server optimiser, time of a row, time to plan a version.
 
 Training runs on virtual time with the real state machines, masking, opening and asynchrony. The clients' local
 work is small (5 batches at learning rate 0.05), so that a row moves the model little. A model is judged after
 each row of the finished ledger.
 
     scripts/optimisers.py train --seeds 3 --epochs 40 [--alpha 0.3] [--json FILE]
+    scripts/optimisers.py versions --entries 10000
     scripts/optimisers.py fold --dimension 1000000 --repeat 15
 """
 
@@ -25,9 +26,11 @@ if __name__ == "__main__":  # Run as a file, not as a module: the checkout is no
 import torch
 
 from asyncfl.fold import FoldState, apply_total, fold_row
+from asyncfl.ledger import Ledger, Link
 from asyncfl.masking import decode_sum
-from asyncfl.messages import Settings
+from asyncfl.messages import GroupId, Item, Member, Settings
 from asyncfl.parameters import Parameters
+from asyncfl.replica.gossip import RECENT_ROWS
 from asyncfl.rows import compute_expected
 from asyncfl.simulation import Simulation
 from asyncfl.simulation.parity import Federated, federate
@@ -118,6 +121,35 @@ def fold(dimension: int, repeat: int) -> dict[str, float]:
     return medians
 
 
+def versions(entries: int, repeat: int) -> None:
+    """Median microseconds to name a version and plan its fold after one more entry, and all of it anew."""
+    ledger, times = Ledger(bytes(32)), {"changed rows": [], "whole ledger": []}
+
+    def item(number: int) -> Item:
+        member = Member(client=number.to_bytes(32, "big"), epoch=1, manifest=bytes(32))
+        group = GroupId(epoch=1 + number // 4, cell=number % 4, coordinator=number % 4, part=0)
+        return Item(id=group, members=(member,), opened=bytes(32))
+
+    for number in range(entries):
+        ledger.add(item(number))
+    for number in range(entries, entries + repeat):
+        added = item(number)
+        started = time.perf_counter()
+        ledger.add(added)
+        pinned = (ledger.head, ledger.head.recent(RECENT_ROWS))
+        times["changed rows"].append(1e6 * (time.perf_counter() - started))
+        started = time.perf_counter()
+        anew = Link(0, ledger.origin)
+        for row in ledger.rows():
+            anew = anew.after(row, ledger.items)
+        times["whole ledger"].append(1e6 * (time.perf_counter() - started))
+        assert anew.chain == pinned[0].chain
+    medians = {name: statistics.median(values) for name, values in times.items()}
+    for name, median in medians.items():
+        print(f"{name:13} {median:9.1f} us")
+    print(f"ratio {medians['whole ledger'] / medians['changed rows']:.0f} at {entries} entries")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -131,8 +163,14 @@ def main() -> None:
     folding = commands.add_parser("fold")
     folding.add_argument("--dimension", type=int, default=1_000_000)
     folding.add_argument("--repeat", type=int, default=15)
+    planning = commands.add_parser("versions")
+    planning.add_argument("--entries", type=int, default=10_000)
+    planning.add_argument("--repeat", type=int, default=31)
     chosen = parser.parse_args()
     torch.set_num_threads(1)
+    if chosen.command == "versions":
+        versions(chosen.entries, chosen.repeat)
+        return
     if chosen.command == "fold":
         fold(chosen.dimension, chosen.repeat)
         return

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from asyncfl.ledger import Rows, compute_chain
+from asyncfl.ledger import Link, Rows, compute_chain
 from asyncfl.messages import Row, RowsRequest, View
 from asyncfl.messages import Rows as RowsMessage
 from asyncfl.replica.context import RESEND_SECONDS, Context
@@ -48,23 +48,11 @@ class Gossip:
         self._show_at = 0.0
         self._shown = b""
 
-    def view(self, *, pinned: bool, rows: Rows | None = None) -> View:
-        """This ledger (or the version whose complete rows are given) as a VIEW."""
-        ledger = self.context.ledger
-        if rows is None:
-            link, recent = ledger.recent(RECENT_ROWS)
-            return View(
-                base=link.chain, base_epoch=link.epoch, entries=ledger.entries, rows=recent, pinned=pinned
-            )
-        recent = rows[-RECENT_ROWS:]
-        older = rows[: -len(recent)] if recent else ()
-        return View(
-            base=compute_chain(ledger.origin, older),
-            base_epoch=older[-1].epoch if older else 0,
-            entries=sum(len(row.items) for row in rows),
-            rows=recent,
-            pinned=pinned,
-        )
+    def view(self, *, pinned: bool, head: Link | None = None) -> View:
+        """This ledger, or the version `head`, as a VIEW."""
+        head = self.context.ledger.head if head is None else head
+        base, recent = head.recent(RECENT_ROWS)
+        return View(base=base.chain, base_epoch=base.epoch, entries=head.entries, rows=recent, pinned=pinned)
 
     def receive_view(self, replica: int, message: View) -> PeerRows | None:
         """Note a view; returns what is known of its rows, or None for one that contradicts itself."""
@@ -95,21 +83,25 @@ class Gossip:
         own = self.context.ledger.link_before(target.base_epoch + 1).chain
         return own == target.base or target.older is not None
 
-    def _old_rows(self, target: PeerRows) -> Rows | None:
-        """The rows inside a view's base: this ledger's own if they agree, else from pages; None if unknown."""
+    def _base(self, target: PeerRows) -> Link | None:
+        """A view's base: this ledger's own past if they agree, else from pages; None if it is not known yet."""
         ledger = self.context.ledger
-        if ledger.link_before(target.base_epoch + 1).chain == target.base:
-            return ledger.rows(last=target.base_epoch)
-        return target.older
+        own = ledger.link_before(target.base_epoch + 1)
+        if own.chain == target.base:
+            return own
+        if target.older is None or ledger.missing(target.older):
+            return None
+        return ledger.extended(ledger.start, target.older)
 
-    def resolve(self, target: PeerRows) -> Rows | None:
-        """All rows of a version that another replica showed, once every item of them is held here."""
+    def resolve(self, target: PeerRows) -> Link | None:
+        """The version that another replica showed, once every item of it is held here."""
         if self.context.ledger.missing(target.recent):
             return None
-        older = self._old_rows(target)
-        if older is None or self.context.ledger.missing(older):
-            return None
-        return older + target.recent
+        base = self._base(target)
+        head = None if base is None else self.context.ledger.extended(base, target.recent)
+        if base is not None and head is None:
+            self.context.notify("malformed_view", "warning", version=target.version.hex()[:12])
+        return head
 
     def _lacking(self, target: PeerRows) -> list[bytes]:
         """Items that a replica has shown and that are not held here."""

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from asyncfl.effects import Put, Table
-from asyncfl.fold import FoldCache, Folded, FoldJob, plan_fold
-from asyncfl.ledger import Rows
+from asyncfl.fold import FoldCache, Folded, FoldJob
+from asyncfl.ledger import Link
 from asyncfl.messages import Certificate, ModelVote, Vote, model_body
 from asyncfl.replica.context import RESEND_SECONDS, Context
 from asyncfl.replica.gossip import Gossip, PeerRows
@@ -28,17 +28,22 @@ KEEP_VOTES = 64
 class ModelRecord:
     """The model this replica computed for one version."""
 
-    version: bytes
-    entries: int
-    names: frozenset[bytes]
-    """Digests of the items in the version."""
-    rows: Rows
+    head: Link
+    """The version, and all that is in it."""
     model: bytes = b""
     size: int = 0
     statistics: tuple[RowStatistics, ...] = ()
     finished: str | None = None
     """Why training is over with this version's rows; None while it is not."""
     certificate: Certificate | None = None
+
+    @property
+    def version(self) -> bytes:
+        return self.head.chain
+
+    @property
+    def entries(self) -> int:
+        return self.head.entries
 
 
 class Models:
@@ -71,17 +76,15 @@ class Models:
 
     # computing
 
-    def _compute(self, version: bytes, rows: Rows) -> ModelRecord:
-        record = self.records.get(version)
+    def _compute(self, head: Link) -> ModelRecord:
+        record = self.records.get(head.chain)
         if record is not None:
             return record
         context = self.context
-        names = frozenset(name for row in rows for name in row.items)
-        record = self.records[version] = ModelRecord(version, len(names), names, rows)
-        items = context.ledger.items
+        record = self.records[head.chain] = ModelRecord(head)
         roster_size = len(context.rosters.first.members)
-        plan = plan_fold(context.ledger.origin, rows, items.__getitem__, roster_size)
-        context.compute((FOLD, version), FoldJob(context.federation, self.initial, plan, self.cache))
+        job = FoldJob(context.federation, self.initial, head, roster_size, self.cache)
+        context.compute((FOLD, head.chain), job)
         return record
 
     def computed(self, version: bytes, folded: Folded) -> None:
@@ -186,13 +189,13 @@ class Models:
         last = self._serving.get(replica)
         if last is not None and not last.model and last.version in self.records:
             return
-        rows = self.gossip.resolve(target)
-        if rows is None:
+        head = self.gossip.resolve(target)
+        if head is None:
             return
         del self._wanted[replica]
-        if last is not None and sum(len(row.items) for row in rows) < last.entries:
+        if last is not None and head.entries < last.entries:
             return
-        record = self._serving[replica] = self._compute(target.version, rows)
+        record = self._serving[replica] = self._compute(head)
         if record.model:
             self.context.send_replica(replica, self._own_vote(record))
 
@@ -202,7 +205,7 @@ class Models:
         if self.pinned is None and (self.latest is None or self.latest.version != ledger.version):
             if self.latest is not None and ledger.entries <= self.latest.entries:
                 return
-            self.pinned = self._compute(ledger.version, ledger.rows())
+            self.pinned = self._compute(ledger.head)
             if self.pinned.certificate is not None:
                 self.pinned = None
                 return
@@ -213,7 +216,7 @@ class Models:
     def _ask(self, record: ModelRecord) -> None:
         self._resend_at = self.context.now + RESEND_SECONDS
         votes = self._votes.get(record.version, {})
-        view = self.gossip.view(pinned=True, rows=record.rows)
+        view = self.gossip.view(pinned=True, head=record.head)
         for replica in self.context.others:
             if replica not in votes:
                 self.context.send_replica(replica, view)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from asyncfl.effects import Put, Table
 from asyncfl.identity import verify
 from asyncfl.inclusion import OVERDUE_FACTOR
+from asyncfl.ledger import Link
 from asyncfl.messages import Front, Leave, Ready, Task, Wait
 from asyncfl.replica.context import RESEND_SECONDS, Context
 from asyncfl.replica.models import Models
@@ -142,7 +143,7 @@ class Tasks:
             return f"no model is certified yet: {context.parameters.certifiers} replicas must sign one"
         if latest.finished is not None:
             return f"training is over: {latest.finished}"
-        if not self._has_previous(client, asking, latest.names):
+        if not self._has_previous(client, asking, latest.head):
             return f"the upload of epoch {asking.uploaded} is not in a certified model yet"
         return None
 
@@ -195,13 +196,14 @@ class Tasks:
             return True
         return (client, epoch) in self.uploads.accepted or (client, epoch) in context.ledger.included
 
-    def _has_previous(self, client: bytes, asking: Asking, names: frozenset[bytes]) -> bool:
+    def _has_previous(self, client: bytes, asking: Asking, head: Link) -> bool:
         """Whether the model contains the client's last upload, or it has waited long enough for that."""
         context = self.context
         if not asking.uploaded or context.now - asking.since >= 2 * context.inclusion.patience.seconds:
             return True
-        item = context.ledger.included.get((client, asking.uploaded))
-        return item is not None and item in names
+        ledger = context.ledger
+        name = ledger.included.get((client, asking.uploaded))
+        return name is not None and head.contains(name, ledger.items[name].id.epoch)
 
     def tick(self) -> None:
         """Give TASKs that have become possible."""

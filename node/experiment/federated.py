@@ -79,10 +79,9 @@ class _Watch:
         network.after(OBSERVE_SECONDS, self.look)
 
     def _note_models(self, replica: Replica) -> None:
-        items = replica.context.ledger.items
         for record in replica.models.records.values():
             if record.model and record.model not in self.contained:
-                self.contained[record.model] = sum(len(items[name].members) for name in record.names)
+                self.contained[record.model] = record.head.memberships
 
     def _note_uploads(self, replica: Replica) -> None:
         included = replica.context.ledger.included

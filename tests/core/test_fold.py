@@ -14,7 +14,6 @@ from asyncfl.fold import (
     FRACTION,
     FoldCache,
     FoldJob,
-    plan_fold,
 )
 from asyncfl.ledger import Ledger
 from asyncfl.masking import encode_sum
@@ -47,8 +46,7 @@ def make_entry(blobs: MemoryBlobs, epoch: int, cell: int, members: int, values: 
 def compute_model(
     federation: Federation, ledger: Ledger, blobs: MemoryBlobs, cache: FoldCache | None = None
 ) -> bytes:
-    plan = plan_fold(ledger.origin, ledger.rows(), ledger.items.__getitem__, 16)
-    folded = FoldJob(federation, INITIAL, plan, cache or FoldCache()).run(blobs)
+    folded = FoldJob(federation, INITIAL, ledger.head, 16, cache or FoldCache()).run(blobs)
     assert folded.size == 4 * DIMENSION
     return blobs.read(folded.model)
 

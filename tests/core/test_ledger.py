@@ -4,8 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import asyncfl.ledger
+from asyncfl.digest import digest
 from asyncfl.errors import LocalProtocolError
-from asyncfl.ledger import Ledger, compute_chain
+from asyncfl.ledger import Ledger, Link, compute_chain
 from asyncfl.messages import GroupId, Item, Member
 
 DEPLOYMENT = bytes(32)
@@ -75,11 +77,91 @@ def test_an_upload_opened_twice_is_an_error() -> None:
 
 def test_recent_rows_and_what_comes_before_them_make_the_whole() -> None:
     ledger = fill(ITEMS)
-    link, rows = ledger.recent(2)
+    link, rows = ledger.head.recent(2)
     assert [row.epoch for row in rows] == [5, 8]
     assert compute_chain(link.chain, rows) == ledger.version
-    link, rows = ledger.recent(99)
+    link, rows = ledger.head.recent(99)
     assert (link.chain, len(rows)) == (ledger.origin, 5)
+
+
+@given(st.sets(st.sampled_from(ITEMS), min_size=1), st.integers(0, 4))
+def test_a_version_of_another_replica_is_what_its_own_ledger_would_be(items: set[Item], kept: int) -> None:
+    """Whatever is not in it here: equal links of the same entries, members, sums and rows."""
+    ledger, other = fill(ITEMS), fill(list(items))
+    base, rows = other.head.recent(kept)
+    older = ledger.extended(ledger.start, other.rows(last=base.epoch))
+    assert older is not None
+    head = ledger.extended(older, rows)
+    assert head is not None
+    assert (head.chain, head.entries) == (other.version, len(items))
+    assert head.memberships == sum(len(item.members) for item in items)
+    assert [(link.row, link.sums) for link in head.back()] == [
+        (link.row, link.sums) for link in other.head.back()
+    ]
+    assert (head is ledger.head) == (len(items) == len(ITEMS))
+    for item in ITEMS:
+        assert head.contains(item.digest(), item.id.epoch) == (item in items)
+
+
+def test_rows_that_list_an_item_twice_out_of_order_or_elsewhere_are_no_version() -> None:
+    ledger = fill(ITEMS)
+    row = max(ledger.rows(), key=lambda row: len(row.items))
+    assert len(row.items) > 1
+    (good,) = [each for each in ledger.rows() if each == row]
+    assert ledger.extended(ledger.start, [good]) is not None
+    doubled = (row.items[0], *row.items)
+    for wrong in (
+        row.model_copy(update={"items": doubled}),
+        row.model_copy(update={"items": row.items[::-1]}),
+        row.model_copy(update={"epoch": row.epoch + 1}),
+    ):
+        assert ledger.extended(ledger.start, [wrong]) is None
+
+
+class Counted(dict[bytes, Item]):
+    """Counts the items that are looked at."""
+
+    looked_at = 0
+
+    def __getitem__(self, name: bytes) -> Item:
+        self.looked_at += 1
+        return super().__getitem__(name)
+
+
+def test_a_new_version_costs_its_changed_rows_and_not_the_whole_ledger(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Hashes of rows and items looked at, in a ledger of 250 rows of four entries."""
+    rows = 250
+    items = [make_item(epoch, cell) for epoch in range(1, rows + 1) for cell in range(4)]
+    ledger, other = fill(items), fill(items[:-1])
+    ledger.items = counted = Counted(ledger.items)
+    hashes = 0
+
+    def counting(*parts: bytes) -> bytes:
+        nonlocal hashes
+        hashes += 1
+        return digest(*parts)
+
+    monkeypatch.setattr(asyncfl.ledger, "digest", counting)
+    ledger.add(make_item(rows, 9))
+    assert (hashes, counted.looked_at) == (1, 5)
+    ledger.add(make_item(rows - 3, 9))
+    assert (hashes, counted.looked_at) == (1 + 4, 5 + 4 * 4 + 2)
+    hashes, counted.looked_at = 0, 0
+    base, recent = other.head.recent(12)
+    head = ledger.extended(ledger.link_before(base.epoch + 1), recent)
+    assert head is not None
+    assert head.chain == other.version
+    assert hashes == 12
+    assert counted.looked_at == 2 * (11 * 4 + 3)
+
+
+def test_a_long_chain_is_let_go_without_recursion() -> None:
+    link = Link(0, DEPLOYMENT)
+    for epoch in range(1, 100_000):
+        link = Link(epoch, DEPLOYMENT, before=link)
+    del link
 
 
 def test_missing_names_just_what_is_not_held() -> None:

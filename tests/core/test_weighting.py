@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from asyncfl.client.upload import NOTHING, Measured, compose, compute_weight
 from asyncfl.errors import UpdateError
 from asyncfl.federation import Federation
-from asyncfl.fold import FRACTION, FoldCache, FoldJob, plan_fold
+from asyncfl.fold import FRACTION, FoldCache, FoldJob
 from asyncfl.ledger import Ledger
 from asyncfl.masking import encode_sum, quantise
 from asyncfl.messages import GroupId, Item, Member
@@ -46,8 +46,7 @@ def make_item(blobs: MemoryBlobs, epoch: int, cell: int, members: int, values: l
 def compute_model(
     federation: Federation, ledger: Ledger, blobs: MemoryBlobs, cache: FoldCache | None = None
 ) -> bytes:
-    plan = plan_fold(ledger.origin, ledger.rows(), ledger.items.__getitem__, CLIENTS)
-    return FoldJob(federation, INITIAL, plan, cache or FoldCache()).model(blobs)
+    return FoldJob(federation, INITIAL, ledger.head, CLIENTS, cache or FoldCache()).model(blobs)
 
 
 def honest_sum(federation: Federation, members: list[tuple[torch.Tensor, int]]) -> torch.Tensor:

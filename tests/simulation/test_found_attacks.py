@@ -7,6 +7,7 @@ from asyncfl.assignment import Assignment
 from asyncfl.client import Client
 from asyncfl.client.context import State
 from asyncfl.effects import Compute, Effect, Persist, Put, Table
+from asyncfl.ledger import compute_chain
 from asyncfl.masking.protect import sign_manifest
 from asyncfl.messages import (
     GroupId,
@@ -218,6 +219,27 @@ def test_invented_versions_are_folded_one_at_a_time() -> None:
         )  # fmt: skip
         network._on(target, "receive", liar, view)
     assert len(jobs) == 1
+
+
+def test_no_model_is_signed_in_which_an_entry_counts_twice() -> None:
+    """A pinned VIEW whose row lists an item twice, or items in another row, names no set of entries."""
+    simulation = make_simulation(last_epoch=4)
+    simulation.start()
+    network = simulation.network
+    target, liar = network.nodes[simulation.replica_key(1)], simulation.replica_key(0)
+    models, ledger = simulation.replica(1).models, simulation.replica(1).context.ledger
+    network.run(until=lambda: ledger.entries >= 6, seconds=100)
+    first, *rest = ledger.rows()
+    for items, epoch in (((first.items[0], *first.items), first.epoch), (first.items, rest[-1].epoch + 1)):
+        wrong = Row(epoch=epoch, items=items)
+        rows = (wrong, *rest) if epoch == first.epoch else (*rest, wrong)
+        view = View(
+            base=ledger.origin, base_epoch=0, entries=ledger.entries + 1, pinned=True, rows=rows
+        )  # fmt: skip
+        version = compute_chain(ledger.origin, rows)
+        network._on(target, "receive", liar, view)
+        network.run(seconds=5)
+        assert version not in models.records
 
 
 def test_shares_that_are_bad_for_t_plus_1_replicas_hold_up_nobody() -> None:
