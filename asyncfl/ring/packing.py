@@ -20,6 +20,8 @@ from asyncfl.ring.transform import ROWS
 BITS: Final = 23
 _MASK: Final = (1 << BITS) - 1
 _WORD: Final = 32
+_SMALL: Final = 1 << 16
+"""Coefficients below which the number of operations costs more than the memory that they go through."""
 
 
 def packed_bytes(blocks: int, degree: int) -> int:
@@ -64,7 +66,25 @@ def unpack(data: bytes | memoryview, degree: int, modulus: int, device: torch.de
         )
     stored = np.frombuffer(data, dtype="<i4").reshape(-1, BITS, columns)
     words = torch.from_numpy(stored.transpose(1, 0, 2).astype(np.int32, order="C")).to(device)
-    lanes = torch.empty((ROWS, *words.shape[1:]), dtype=torch.int32, device=device)
+    lanes = _lanes_at_once(words) if 8 * len(data) < BITS * _SMALL else _lanes(words)
+    if int(lanes.max()) >= modulus:
+        raise InvalidItem(f"a packed coefficient is not below the modulus {modulus}")
+    return lanes
+
+
+def _lanes_at_once(words: Tensor) -> Tensor:
+    """Coefficients [32, B, C] of words [23, B, C], through 64-bit words of which each holds a whole coefficient."""
+    unsigned = words.to(torch.int64).bitwise_and_((1 << _WORD) - 1)
+    position = torch.arange(ROWS, device=words.device) * BITS
+    first = position // _WORD
+    following = (first + 1).clamp_(max=BITS - 1)  # The last coefficient ends with the last word.
+    pair = unsigned[first] | (unsigned[following] << _WORD)
+    return ((pair >> (position % _WORD)[:, None, None]) & _MASK).to(torch.int32)
+
+
+def _lanes(words: Tensor) -> Tensor:
+    """The same by many operations that each go through little memory."""
+    lanes = torch.empty((ROWS, *words.shape[1:]), dtype=torch.int32, device=words.device)
     part = torch.empty_like(words[0])
     source = words.unbind(0)
     for position, coefficient in enumerate(lanes.unbind(0)):
@@ -76,8 +96,6 @@ def unpack(data: bytes | memoryview, degree: int, modulus: int, device: torch.de
             torch.bitwise_left_shift(source[word + 1], _WORD - shift, out=part)
             coefficient.bitwise_or_(part)
         coefficient.bitwise_and_(_MASK)
-    if int(lanes.max()) >= modulus:
-        raise InvalidItem(f"a packed coefficient is not below the modulus {modulus}")
     return lanes
 
 

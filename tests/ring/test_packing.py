@@ -62,3 +62,12 @@ def test_packing_may_write_into_a_larger_upload() -> None:
     values = torch.arange(128, dtype=torch.int32)
     pack(to_lanes(values, 64), out=words[2:4])
     assert unpacked(to_bytes(words), 64) == [0] * 128 + values.tolist() + [0] * 64
+
+
+@pytest.mark.parametrize("blocks", [1, 31, 32, 33, 200])
+def test_few_and_many_blocks_unpack_alike(blocks: int) -> None:
+    """Few blocks go through 64-bit words at once, many through the cache piece by piece."""
+    degree, edges = 64 * 32, torch.tensor([0, 1, 2**22, Q - 1], dtype=torch.int32)
+    lanes = torch.randint(0, Q, (32, blocks, degree // 32), dtype=torch.int32)
+    lanes[:, 0, : len(edges)] = edges
+    assert torch.equal(unpack(to_bytes(pack(lanes)), degree, Q, CPU), lanes)
