@@ -71,6 +71,7 @@ def _tell(facts: dict[str, Any]) -> None:
 def _table(result: dict[str, Any]) -> Table:
     chosen = result["experiment"].get("classes")
     target = result["experiment"].get("target_accuracy")
+    noisy = any(run["epsilon"] for run in result["runs"])
     table = Table(box=None, padding=(0, 1, 0, 0), header_style="dim")
     table.add_column("run", no_wrap=True)
     headings = [
@@ -79,7 +80,7 @@ def _table(result: dict[str, Any]) -> Table:
         *(["classes"] if chosen else []),
         f"to {target:g}" if target else "seconds",
     ]
-    for heading in [*headings, "uploads", "Jain", "spread", "stale"]:
+    for heading in [*headings, "uploads", "Jain", "spread", "stale", *(["epsilon"] if noisy else [])]:
         table.add_column(heading, justify="right", no_wrap=True)
     for run in result["runs"]:
         end = f"{run['virtual_seconds']:.0f} s" + ("" if run["finished"] else ", cut")
@@ -97,10 +98,19 @@ def _table(result: dict[str, Any]) -> Table:
             "-" if run["jain"] is None else f"{run['jain']:.3f}",
             str(run["largest_difference"]),
             "-" if staleness is None else f"{staleness['median']:.0f}",
+            *([_epsilon(run)] if noisy else []),
         )
     table.caption = "spread: largest difference of inclusion counts; stale: median of uploads"
+    if noisy:
+        table.caption += "; epsilon: largest, and how much less others present throughout have spent at most"
     table.caption_justify = "left"
     return table
+
+
+def _epsilon(run: dict[str, Any]) -> str:
+    if not run["epsilon"]:
+        return "none"
+    return f"{max(run['epsilon']):,.1f} -{100 * (run['epsilon_spread'] or 0.0):.1f} %"
 
 
 def _comparison(comparison: dict[str, Any]) -> Table:

@@ -144,6 +144,9 @@ class Run(_Section):
     """Keys that replace the experiment's."""
     window: Annotated[int, Field(ge=0, le=64)] | None = None
     """asyncfl: epochs that a client may run ahead of the slowest live one."""
+    inclusion: bool = True
+    """asyncfl: false for what the protocol would be without its section 5: nobody waits for anybody, nor for the own
+    last upload to be in the model."""
     buffer: Annotated[int, Field(ge=1)] | None = None
     """fedbuff: uploads that are averaged into one step; absent: as many as asyncfl's smallest group."""
     preset: Literal["standard", "tiny"] | None = None
@@ -156,7 +159,10 @@ class Run(_Section):
     """Of the experiment's seeds, those that this run is made with; absent: all."""
 
 
-_ONLY_ASYNCFL: Final = ("window", "preset", "cell_size", "clip", "noise_multiplier")
+_ONLY_ASYNCFL: Final = ("window", "inclusion", "preset", "cell_size", "clip", "noise_multiplier")
+
+
+MAX_WINDOW: Final = 64
 
 
 class Experiment(_Section):
@@ -212,6 +218,8 @@ class Experiment(_Section):
             given = [name for name in _ONLY_ASYNCFL if name in run.model_fields_set]
             if run.method != "asyncfl" and given:
                 raise ValueError(f"run {run.name!r}: {', '.join(given)} is for method 'asyncfl' only")
+            if not run.inclusion and run.window is not None:
+                raise ValueError(f"run {run.name!r}: without inclusion there is no window; leave it out")
         groups = [event.clients for event in (*self.drop_out, *self.late_join)]
         groups += [slow.clients for speeds in self.all_speeds() for slow in speeds.slow]
         if self.partition.clients is not None:
@@ -258,6 +266,8 @@ class Experiment(_Section):
             options["noise_multiplier"] = run.noise_multiplier
             # A simulation may show what noise does to small groups; a deployment has to ask for it.
             options["allow_small_private_groups"] = run.noise_multiplier > 0
+            if not run.inclusion:
+                options.update(window=MAX_WINDOW, beta=0.0)
             own = run.model_dump(include={"window", "preset", "cell_size", "clip"}, exclude_none=True)
             options.update(own)
         return Parameters.for_clients(

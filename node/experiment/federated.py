@@ -12,7 +12,7 @@ from asyncfl.client.jobs import Trainer
 from asyncfl.digest import content_digest
 from asyncfl.effects import Table
 from asyncfl.federation import Federation
-from asyncfl.messages import Message, Settings, Upload, encode_message
+from asyncfl.messages import Message, Ready, Settings, Upload, encode_message
 from asyncfl.model import TrainingResult
 from asyncfl.privacy.accountant import Mechanism, epsilon
 from asyncfl.replica import Replica
@@ -104,6 +104,11 @@ class _Watch:
             self.outcome.upload_bytes.append(len(encode_message(message)) + len(vector))
         return message
 
+    def measure_without_inclusion(self, source: Node, target: Node, message: Message) -> Message:
+        """Nobody waits for its last upload to be in the model: READY keeps silent about it."""
+        message = self.measure(source, target, message)
+        return message.model_copy(update={"uploaded": 0}) if isinstance(message, Ready) else message
+
     def _is_judgement_due(self) -> bool:
         step = self.experiment.evaluate_uploads
         if step is None:
@@ -171,7 +176,7 @@ def run_asyncfl(scene: Scene) -> None:
         last_epoch=experiment.epochs,
         weights=workbench.layout.weights,
     )
-    simulation.network.on_message = watch.measure
+    simulation.network.on_message = watch.measure if scene.run.inclusion else watch.measure_without_inclusion
     _plan_events(experiment, simulation)
     watch.start(simulation)
     limit = experiment.seconds

@@ -83,6 +83,14 @@ class Outcome:
         if counts:
             self.largest_difference = max(self.largest_difference, max(counts) - min(counts))
 
+    @property
+    def epsilon_spread(self) -> float | None:
+        """By which part of the largest epsilon that of a client present throughout is smaller at most."""
+        if self.epsilon is None or not self.present:
+            return None
+        spent = [self.epsilon[client] for client in self.present]
+        return (max(spent) - min(spent)) / max(spent) if max(spent) else 0.0
+
     def reached(self, target: float) -> float | None:
         """The first virtual time at which accuracy was seen to be at least `target`."""
         return next((point.seconds for point in self.points if point.accuracy >= target), None)
@@ -126,6 +134,8 @@ class Outcome:
             "dimension": self.dimension,
             "upload_bytes": float(np.mean(self.upload_bytes)) if self.upload_bytes else None,
             "epsilon": self.epsilon,
+            "epsilon_spread": self.epsilon_spread,
+            "present_throughout": self.present,
             "inclusion": self.inclusion,
             "jain": jain(self.inclusion),
             "jain_present_throughout": jain([self.inclusion[client] for client in self.present]),

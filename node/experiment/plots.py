@@ -9,6 +9,7 @@ import numpy as np
 
 from asyncfl.errors import StorageError
 from node.experiment.comparison_plot import draw_comparison
+from node.experiment.epsilon_plot import draw_epsilon
 from node.experiment.palette import by_name, colour, dash
 
 _STYLE: dict[str, Any] = {
@@ -24,7 +25,9 @@ MAX_BINS = 40
 
 
 def draw_plots(result: dict[str, Any], folder: Path) -> list[Path]:
-    """Write `participation.png`, `accuracy.png` and, where runs are compared, `comparison.png` into `folder`.
+    """Write `participation.png` and `accuracy.png` into `folder`; with noise `epsilon.png`; and `comparison.png`.
+
+    The last one where the file names a run that the others are compared with.
 
     Raises `StorageError`.
     """
@@ -34,6 +37,8 @@ def draw_plots(result: dict[str, Any], folder: Path) -> list[Path]:
     from matplotlib import pyplot
 
     pictures = [("participation.png", _participation), ("accuracy.png", _accuracy)]
+    if any(run["epsilon"] for run in result["runs"]):
+        pictures.append(("epsilon.png", draw_epsilon))
     if "comparison" in result:
         pictures.append(("comparison.png", draw_comparison))
     paths = [folder / name for name, _ in pictures]
