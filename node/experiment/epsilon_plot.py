@@ -32,14 +32,15 @@ def draw_epsilon(pyplot: Any, result: dict[str, Any]) -> Any:
                 )  # fmt: skip
         spread = max(run["epsilon_spread"] for run in runs)
         axes.set_title(
-            f"{name}: clients present throughout differ by at most {100 * spread:.1f} %",
+            f"{name}: {100 * spread:.1f} % between clients present throughout",
             loc="left",
             fontsize=11,
         )
         axes.set_ylabel("epsilon")
-        axes.set_ylim(0, None)
+        axes.set_ylim(0, 1.25 * max(value for run in runs for value in run["epsilon"]))
+        axes.set_xlim(-1, len(runs[0]["epsilon"]))
         axes.xaxis.get_major_locator().set_params(integer=True)
-        axes.legend(loc="lower right", frameon=True, framealpha=0.9)
+        axes.legend(loc="upper right", ncols=2, frameon=False)
     rows[-1, 0].set_xlabel("client")
     experiment = result["experiment"]
     figure.suptitle(

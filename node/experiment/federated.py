@@ -19,6 +19,7 @@ from asyncfl.replica import Replica
 from asyncfl.simulation import Simulation
 from asyncfl.simulation.network import Node
 from node.experiment.configuration import Experiment
+from node.experiment.outcome import LATE
 from node.experiment.scene import Scene
 
 OBSERVE_SECONDS: Final = 0.1
@@ -57,6 +58,8 @@ class _Watch:
         self._judge_at = scene.experiment.evaluate_every
         self._judge_uploads = scene.experiment.evaluate_uploads or 0
         self._measured: set[bytes] = set()
+        self.events: list[tuple[float, list[int]]] = []
+        """At each look at accuracy, the time and how many privacy events each client has on disk."""
 
     def start(self, simulation: Simulation) -> None:
         self.simulation = simulation
@@ -139,6 +142,10 @@ class _Watch:
         best = self._best()
         if best is None:
             return
+        nodes = [self.simulation.network.nodes[key] for key in self.number]
+        self.events.append(
+            (self.simulation.network.now, [len(node.durable[Table.PRIVACY]) for node in nodes])
+        )
         replica, name = best
         model = self.simulation.network.nodes[replica].blobs.read(name)
         point = self.judge.point(self.simulation.network.now, self.contained.get(name, 0), model)
@@ -195,9 +202,10 @@ def run_asyncfl(scene: Scene) -> None:
     outcome.sent = sum(len(node.durable[Table.EPOCHS]) for node in nodes)
     outcome.virtual_seconds = simulation.network.now
     if simulation.parameters.noise_multiplier > 0:
-        outcome.epsilon = [
-            _spent(len(node.durable[Table.PRIVACY]), simulation.federation, experiment.delta)
-            for node in nodes
+        outcome.epsilons = [
+            (at, [_spent(count, simulation.federation, experiment.delta) for count in events])
+            for at, events in watch.events
+            if at >= LATE * outcome.virtual_seconds
         ]
 
 

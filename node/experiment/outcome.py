@@ -67,8 +67,8 @@ class Outcome:
     """Coordinates of the model."""
     upload_bytes: list[int] = field(default_factory=list)
     """What each upload took on the wire, without the channel's framing."""
-    epsilon: list[float] | None = None
-    """Of each client at its end; None without noise."""
+    epsilons: list[tuple[float, list[float]]] = field(default_factory=list)
+    """With noise: of each client, at the looks at accuracy of the run's last quarter; the last of them at its end."""
     finished: bool = True
     """False when a run by epochs had not ended when its virtual time was over."""
     virtual_seconds: float = 0.0
@@ -84,12 +84,15 @@ class Outcome:
             self.largest_difference = max(self.largest_difference, max(counts) - min(counts))
 
     @property
-    def epsilon_spread(self) -> float | None:
-        """By which part of the largest epsilon that of a client present throughout is smaller at most."""
-        if self.epsilon is None or not self.present:
-            return None
-        spent = [self.epsilon[client] for client in self.present]
-        return (max(spent) - min(spent)) / max(spent) if max(spent) else 0.0
+    def epsilon(self) -> list[float] | None:
+        """Of each client at its end; None without noise."""
+        return self.epsilons[-1][1] if self.epsilons else None
+
+    def epsilon_spread(self, epsilon: list[float]) -> float:
+        """By which part of the largest one the epsilon of a client present throughout is smaller at most."""
+        spent = [epsilon[client] for client in self.present]
+        largest = max(spent, default=0.0)
+        return (largest - min(spent)) / largest if largest else 0.0
 
     def reached(self, target: float) -> float | None:
         """The first virtual time at which accuracy was seen to be at least `target`."""
@@ -134,7 +137,10 @@ class Outcome:
             "dimension": self.dimension,
             "upload_bytes": float(np.mean(self.upload_bytes)) if self.upload_bytes else None,
             "epsilon": self.epsilon,
-            "epsilon_spread": self.epsilon_spread,
+            "epsilon_spread": None if self.epsilon is None else self.epsilon_spread(self.epsilon),
+            "late_epsilon_spread": max(
+                (self.epsilon_spread(epsilon) for _, epsilon in self.epsilons), default=None
+            ),
             "present_throughout": self.present,
             "inclusion": self.inclusion,
             "jain": jain(self.inclusion),
