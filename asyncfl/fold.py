@@ -21,8 +21,8 @@ from asyncfl.federation import Federation
 from asyncfl.ledger import Link
 from asyncfl.masking import decode_sum
 from asyncfl.optimisers import FRACTION, LIMIT, advance, start_moments
-from asyncfl.rows import EXPECTED_ROWS, RowSum, compute_divisor, compute_expected, sum_row
-from asyncfl.statistics import RowStatistics, row_statistics
+from asyncfl.rows import EXPECTED_ROWS, RowSum, compute_divisor, compute_expected, row_statistics, sum_row
+from asyncfl.statistics import RowStatistics
 
 CACHED_STATES = 12
 

@@ -26,6 +26,7 @@ from torch import Tensor
 
 from asyncfl.federation import Federation
 from asyncfl.parameters import Parameters, Segment
+from asyncfl.statistics import RowStatistics
 
 EXPECTED_ROWS = 5
 
@@ -143,3 +144,13 @@ def compute_divisor(row: RowSum, expected: int, masses: Sequence[int], federatio
         return float(max(row.members, expected, 1))
     at_first = -(-row.mass * max(expected, row.members) // max(row.members, 1))
     return max(row.mass, compute_expected(masses, at_first), row.least) / carried.bound
+
+
+def row_statistics(epoch: int, row: RowSum, federation: Federation) -> RowStatistics:
+    """Decode the accuracy of a row. The deployment must have metrics on."""
+    place = federation.metrics_segment
+    assert place is not None
+    unit = place.clip / place.bound
+    correct, count = row.total[place.start : place.stop].tolist()
+    noise = unit * federation.parameters.payload_sigma * sqrt(row.members)
+    return RowStatistics(epoch, correct * unit, count * unit, noise)

@@ -2,7 +2,7 @@
 
 The uploads of row e were trained from models that hold rows before e, and measured these: the accuracy of row e is
 that of the model after the rows before it. Everything here is a pure function of rows, so that replicas with the same
-ledger decide alike.
+ledger decide alike. No torch here: supervisors read statistics too.
 """
 
 from __future__ import annotations
@@ -10,13 +10,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import sqrt
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-from asyncfl.federation import Federation
 from asyncfl.stopping import Stop
-
-if TYPE_CHECKING:  # It imports torch, and supervisors, which read statistics, do not.
-    from asyncfl.rows import RowSum
 
 CERTAIN: Final = 3.0
 """An accuracy counts where the number of test examples is beyond so many standard deviations of its noise."""
@@ -33,16 +29,6 @@ class RowStatistics:
     correct: float
     count: float
     noise: float
-
-
-def row_statistics(epoch: int, row: RowSum, federation: Federation) -> RowStatistics:
-    """Decode the accuracy of a row. The deployment must have metrics on."""
-    place = federation.metrics_segment
-    assert place is not None
-    unit = place.clip / place.bound
-    correct, count = row.total[place.start : place.stop].tolist()
-    noise = unit * federation.parameters.payload_sigma * sqrt(row.members)
-    return RowStatistics(epoch, correct * unit, count * unit, noise)
 
 
 def compute_accuracy(rows: Sequence[RowStatistics]) -> float | None:

@@ -1,7 +1,7 @@
-"""Read a client's durable privacy events without touching its state, also while the client runs.
+"""Read a table of a node's durable state without touching it, also while the node runs.
 
-A running client holds its file exclusively, so a copy of the file and its write-ahead log is read. A copy that a
-checkpoint of the client may have overlapped is thrown away: then the main file changed, or has only just.
+A running node holds its file exclusively, so a copy of the file and its write-ahead log is read. A copy that a
+checkpoint of the node may have overlapped is thrown away: then the main file changed, or has only just.
 """
 
 from __future__ import annotations
@@ -24,21 +24,26 @@ PAUSE_SECONDS: Final = 0.1
 
 
 def read_events(path: Path, owner: bytes) -> dict[bytes, bytes]:
-    """The rows of the privacy table in the state file at `path`, which stays as it is.
+    """A client's rows of the privacy table; see `read_table`."""
+    return read_table(path, owner, Table.PRIVACY)
 
-    `owner` is the deployment's digest and the client's public key. Raises `StorageError` as `Storage.open`
-    does, and when the client writes so often that no copy succeeds.
+
+def read_table(path: Path, owner: bytes, table: Table) -> dict[bytes, bytes]:
+    """The rows of one table in the state file at `path`, which stays as it is.
+
+    `owner` is the deployment's digest and the node's public key. Raises `StorageError` as `Storage.open`
+    does, and when the node writes so often that no copy succeeds.
     """
-    with tempfile.TemporaryDirectory(prefix="asyncfl-privacy-") as folder:
+    with tempfile.TemporaryDirectory(prefix="asyncfl-state-") as folder:
         copy = Path(folder) / path.name
         for _ in range(ATTEMPTS):
             if _copied(path, copy):
                 break
             time.sleep(PAUSE_SECONDS)
         else:
-            raise StorageError(f"{path}: written to all the time; try again, or stop the client first")
+            raise StorageError(f"{path}: written to all the time; try again, or stop the node first")
         try:
-            return _rows(copy, owner)
+            return _rows(copy, owner, table)
         except StorageError as error:
             raise StorageError(str(error).replace(str(copy), str(path))) from None
 
@@ -59,11 +64,11 @@ def _copied(path: Path, copy: Path) -> bool:
     return (before.st_mtime_ns, before.st_size) == (after.st_mtime_ns, after.st_size)
 
 
-def _rows(copy: Path, owner: bytes) -> dict[bytes, bytes]:
+def _rows(copy: Path, owner: bytes, table: Table) -> dict[bytes, bytes]:
     rows: dict[bytes, bytes] = {}
     with closing(open_file(copy, owner)) as connection, explained(copy):
-        for key, value, stored in connection.execute(f'SELECT key, value, checksum FROM "{Table.PRIVACY}"'):
+        for key, value, stored in connection.execute(f'SELECT key, value, checksum FROM "{table}"'):
             if not is_sound(key, value, stored):
-                raise damaged(copy, f"a row of table {Table.PRIVACY} fails its checksum")
+                raise damaged(copy, f"a row of table {table} fails its checksum")
             rows[key] = value
     return rows

@@ -45,6 +45,14 @@ class ItemRecord:
         votes = tuple(sorted(self.votes.items()))
         return pack((self.item.encode(), self.size, votes, self.entry.encode() if self.entry else b""))
 
+    @classmethod
+    def decode(cls, value: bytes) -> ItemRecord:
+        encoded, size, votes, entry = unpack(value)
+        record = cls(Item.decode(encoded), size, dict(votes))
+        record.entry = Entry.decode(entry) if entry else None
+        record.certified = record.entry is None
+        return record
+
 
 class Items:
     """The items of one replica's ledger and those it is fetching."""
@@ -67,11 +75,7 @@ class Items:
 
     def load(self, rows: dict[bytes, bytes]) -> None:
         for name, value in rows.items():
-            encoded, size, votes, entry = unpack(value)
-            record = ItemRecord(Item.decode(encoded), size, dict(votes))
-            record.entry = Entry.decode(entry) if entry else None
-            record.certified = record.entry is None
-            self.records[name] = record
+            record = self.records[name] = ItemRecord.decode(value)
             self.sums.add(record.item.opened)
             if not record.certified:
                 self._uncertified.add(name)

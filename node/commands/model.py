@@ -14,6 +14,7 @@ from node.commands.common import Directory, JsonFlag, output, write_json
 from node.deployment_files import DeploymentDirectory
 from node.supervisor.evaluation import find_blob
 from node.supervisor.evaluator import read_blob
+from node.supervisor.own_accuracy import ROWS as OWN_ROWS
 from node.supervisor.watch import read_status
 
 if TYPE_CHECKING:
@@ -61,15 +62,32 @@ def export(
     *,
     directory: Directory,
     file: Annotated[Path, typer.Argument(metavar="FILE", help="Where to write it.", show_default=False)],
+    best: Annotated[
+        bool, typer.Option("--best", help="The model that did best on the clients' own test data instead.")
+    ] = False,
+    rows: Annotated[
+        int | None,
+        typer.Option(min=1, help="Rows that --best takes together.", show_default="those of \\[stop], or 5"),
+    ] = None,
     json: JsonFlag = False,
 ) -> None:
     """Write the newest certified model as safetensors: the full state dict of the task's module.
 
+    With --best it is worked out from the ledger and the opened sums of a replica here, which may be running;
+    the deployment must have metrics on.
+
     [bold]Examples[/]
 
     asyncfl export run model.safetensors
+
+    asyncfl export run best.safetensors --best --rows 10
     """
     files = DeploymentDirectory.load(directory)
+    if best:
+        _export_best(files, file, rows, json=json)
+        return
+    if rows is not None:
+        raise ConfigurationError("--rows goes with --best: the newest model is not chosen by rows")
     newest = newest_model(files)
     workbench = _workbench(files)
 
@@ -88,6 +106,55 @@ def export(
         return
     output.print(
         f"wrote {escape(str(file))}: {newest.entries} entries, model {newest.model[:16]}", soft_wrap=True
+    )
+
+
+def _export_best(files: DeploymentDirectory, file: Path, rows: int | None, *, json: bool) -> None:
+    from asyncfl.digest import content_digest
+    from asyncfl.replay import find_best_model
+    from node.ledger_copy import StoredSums, read_ledger
+    from node.training.files import write_model
+
+    deployment = files.deployment
+    if not deployment.parameters.metrics:
+        raise ConfigurationError(
+            "--best needs the accuracy on the clients' own test data, which this deployment does not collect; make one "
+            "with --parameter metrics=true"
+        )
+    kept = [entry.name for entry in deployment.replicas if read_status(files, entry.name)]
+    if not kept:
+        raise ConfigurationError(
+            f"no replica of {files.root} has a ledger on this machine yet; run it first: asyncfl up {files.root}"
+        )
+    ledger = max((read_ledger(files, name) for name in kept), key=lambda each: each.entries)
+    width = rows or (deployment.stop.rows if deployment.stop is not None else OWN_ROWS)
+    found = find_best_model(ledger, deployment.federation(), files.initial_model(), StoredSums(files), width)
+    if found is None:
+        raise ConfigurationError(
+            f"there is no accuracy over {width} rows that stands out of its noise, in {len(ledger.rows())} rows; "
+            "try another --rows"
+        )
+    best, epoch, data = found
+    model = content_digest(data).hex()
+    workbench = _workbench(files)
+    metadata = {"asyncfl.rows": str(best.rows), "asyncfl.epoch": str(epoch)}
+    write_model(file, workbench.layout, workbench.state(data), metadata)
+    if json:
+        facts = {
+            "file": str(file),
+            "rows": best.rows,
+            "epoch": epoch,
+            "own_accuracy": best.accuracy,
+            "over_rows": width,
+            "model": model,
+        }
+        write_json(facts, Path("-"))
+        return
+    output.print(
+        f"wrote {escape(str(file))}: the model after {best.rows} of {len(ledger.rows())} rows (up to epoch "
+        f"{epoch}), model {model[:16]}; accuracy on clients' own test data [bold]{best.accuracy:.4f}[/] over {width} "
+        "rows",
+        soft_wrap=True,
     )
 
 

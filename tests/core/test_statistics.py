@@ -12,14 +12,13 @@ from scipy.stats import kstest
 from asyncfl import masking
 from asyncfl.client.upload import Measured, compose
 from asyncfl.federation import Federation
-from asyncfl.rows import sum_row
+from asyncfl.rows import row_statistics, sum_row
 from asyncfl.statistics import (
     RowStatistics,
     compute_accuracy,
     compute_smoothed,
     explain_finish,
     find_best,
-    row_statistics,
 )
 from asyncfl.stopping import Stop
 from tests.masking.builders import CONTEXT, client_identity, loads, make_federation, share_sums

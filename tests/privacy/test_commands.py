@@ -154,7 +154,7 @@ def test_a_state_file_that_cannot_settle_is_an_error_with_a_remedy(
     future = time.time() + 0.02
     os.utime(path, (future, future))
     monkeypatch.setattr("node.privacy_events.SETTLED_NS", 10**12)
-    with pytest.raises(StorageError, match="stop the client"):
+    with pytest.raises(StorageError, match="stop the node"):
         read_events(path, b"")
 
 

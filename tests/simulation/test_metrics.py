@@ -1,10 +1,13 @@
 """Accuracy on the clients' own test data, through real masks, at every replica alike."""
 
 from asyncfl.client.upload import Measured
+from asyncfl.fold import apply_total
 from asyncfl.messages import Settings
 from asyncfl.model import TrainingResult
 from asyncfl.parameters import Parameters
+from asyncfl.replay import find_best_model, replay
 from asyncfl.simulation import Simulation, StillTrainer
+from asyncfl.statistics import find_best
 
 CLIENTS, DIMENSION, EPOCHS, COUNT = 16, 6, 4, 40
 
@@ -42,6 +45,7 @@ def test_rows_tell_what_their_members_measured_on_the_models_they_received() -> 
     assert all(each == told[0] for each in told)
     assert set(told[0]) == {str(epoch) for epoch in simulation.replica(0).context.ledger.row_members}
     measuring = {identity.public for identity in simulation.client_ids[1:]}
+    _check_replay(simulation)
     for epoch, row in told[0].items():
         members = [
             member.client
@@ -65,3 +69,20 @@ def test_a_deployment_without_metrics_tells_nothing_of_accuracy() -> None:
     simulation.start()
     assert simulation.network.run(until=simulation.is_drained, seconds=600)
     assert simulation.replica(0).status(simulation.network.now)["accuracy"] == {}
+
+
+def _check_replay(simulation: Simulation) -> None:
+    """Row by row from the disk the certified model comes out, and the best one among those before it."""
+    replica, federation = simulation.replica(0), simulation.federation
+    blobs = simulation.network.nodes[simulation.replica_key(0)].blobs
+    states = [state for _, state in replay(replica.context.ledger, federation, blobs)]
+    models = [simulation.initial, *(apply_total(simulation.initial, state.total) for state in states)]
+    assert replica.models.latest is not None
+    assert blobs.read(replica.models.latest.model) == models[-1]
+    assert states[-1].statistics == replica.models.latest.statistics
+    for width in (1, 2):
+        best = find_best(states[-1].statistics, width)
+        assert best is not None
+        found = find_best_model(replica.context.ledger, federation, simulation.initial, blobs, width)
+        epoch = states[-1].statistics[best.rows - 1].epoch if best.rows else 0
+        assert found == (best, epoch, models[best.rows])

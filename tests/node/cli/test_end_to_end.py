@@ -38,7 +38,9 @@ def test_a_run_goes_on_without_a_killed_replica_which_comes_back_with_the_same_m
     asyncfl: Program, tmp_path: Path
 ) -> None:
     root = tmp_path / "run"
-    assert asyncfl("init", root, "--clients", 8).code == 0
+    options = ["metrics=true", "metrics_cap=40", "weighting=examples", "examples_cap=150"]
+    chosen = [word for option in options for word in ("--parameter", option)]
+    assert asyncfl("init", root, "--clients", 8, *chosen).code == 0
     arguments = ["up", root, "--epochs", 8, "--kill", "replica-2@3", "--restart", "replica-2@5"]
     outcome = subprocess.run(
         [*ASYNCFL, *map(str, arguments), "--client-processes", "2", "--json", "-"],
@@ -55,6 +57,8 @@ def test_a_run_goes_on_without_a_killed_replica_which_comes_back_with_the_same_m
     assert len(set(result["model_digest"].values())) == 1
     assert sum(result["inclusion"].values()) == result["uploads"]["included"] <= result["uploads"]["sent"]
     assert result["accuracy"] > 0.5
+    last = result["own_accuracy"]["8"]
+    assert 0.5 * last["count"] < last["correct"] < last["count"]
     assert result["upload_bytes"]["overhead"] > 0
     for name in ("report.txt", "result.json", "accuracy.png", "model.safetensors"):
         assert (root / "result" / name).stat().st_size > 0
@@ -72,6 +76,10 @@ def test_a_run_goes_on_without_a_killed_replica_which_comes_back_with_the_same_m
     )
     assert exported.keys() == kept.keys()
     assert all(torch.equal(exported[name], kept[name]) for name in kept)
+    best = json.loads(asyncfl("export", root, tmp_path / "best.safetensors", "--best", "--json").stdout)
+    assert load_file(tmp_path / "best.safetensors").keys() == kept.keys()
+    assert 0 < best["rows"] < 8
+    assert best["own_accuracy"] > 0.5
     facts = json.loads(asyncfl("status", root, "--json").stdout)
     assert not any(each["running"] for each in (*facts["replicas"].values(), *facts["clients"].values()))
 
