@@ -37,6 +37,10 @@ def describe(replica: Replica) -> dict[str, Any]:
             "stored": sum(record.stored for record in replica.uploads.records.values()),
             "waiting": sum(replica.coordination.is_groupable(r) for r in replica.uploads.records.values()),
         },
+        "tasks": {
+            "outstanding": len(replica.tasks.scheduler.outstanding),
+            "waiting": len(replica.tasks.waiting),
+        },
         "groups_open": len(replica.opening.groups) + len(replica.coordination.own),
         "connected": len(connected),
         "connected_clients": sum(peer not in context.federation.replica_index for peer in context.connected),

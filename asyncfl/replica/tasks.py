@@ -40,7 +40,7 @@ class Tasks:
         self._front: Front | None = None
         # A signature that never leaves this replica: nobody else can compute it.
         self.scheduler = Scheduler(context.parameters, context.sign("scheduler", b""))
-        self._waiting: set[bytes] = set()
+        self.waiting: set[bytes] = set()
         """Clients that could be given a TASK but for the limit, when last looked."""
 
     def load(self, rows: dict[bytes, bytes]) -> None:
@@ -151,7 +151,7 @@ class Tasks:
 
     def _others(self, client: bytes) -> int:
         """How many wait for a place beside this client."""
-        return len(self._waiting - {client})
+        return len(self.waiting - {client})
 
     def _serve_some(self) -> None:
         """Give the places that are free to some of those who wait."""
@@ -162,13 +162,13 @@ class Tasks:
             for client, asking in self.asking.items()
             if not scheduler.has_task(client, asking.epoch) and self._obstacle(client) is None
         ]
-        self._waiting = {client for client, _ in waiting}
+        self.waiting = {client for client, _ in waiting}
         chosen = scheduler.choose(self._candidates(waiting), self._is_live) if waiting else []
         for candidate in chosen:
             expires = context.now + OVERDUE_FACTOR * context.inclusion.patience.seconds
             scheduler.give(candidate.client, candidate.epoch, expires)
             self._serve(candidate.client)
-            self._waiting.discard(candidate.client)
+            self.waiting.discard(candidate.client)
 
     def _candidates(self, waiting: list[tuple[bytes, int]]) -> list[Candidate]:
         context, window = self.context, self.context.parameters.window

@@ -38,8 +38,11 @@ class Bench:
         byzantine: int = 1,
         last_epoch: int | None = None,
         upload_limit: int | None = None,
+        concurrency: int = 0,
     ) -> None:
-        parameters = make_parameters(16, replicas=replicas, byzantine=byzantine, cell_size=4, min_group=3)
+        parameters = make_parameters(
+            16, replicas=replicas, byzantine=byzantine, cell_size=4, min_group=3, concurrency=concurrency
+        )
         self.simulation = Simulation(parameters, 16)
         self.federation = self.simulation.federation
         self.now, self.blobs = 0.0, MemoryBlobs()
@@ -330,6 +333,41 @@ def test_wait_keeps_a_client_that_is_beyond_the_window() -> None:
         bench.hear(asked, Wait(epoch=bench.client.epoch, reason="beyond"))
         bench.wait(1)
     assert bench.client.context.coordinator == asked
+
+
+def queue_for(bench: Bench, seconds: float, queue: int) -> int:
+    """The coordinator answers every second with a queue; which replica is asked after `seconds`."""
+    for replica in range(4):
+        bench.front(replica, 1)
+    asked = int(bench.client.context.coordinator)
+    while bench.now < seconds and bench.client.context.coordinator == asked:
+        bench.hear(asked, Wait(epoch=1, reason="others come first", queue=queue))
+        bench.wait(1)
+    return asked
+
+
+def test_a_client_waits_in_a_queue_as_long_as_those_before_it_may_take() -> None:
+    bench = Bench(concurrency=1)
+    asked = queue_for(bench, 8, queue=5)
+    assert bench.client.context.coordinator == asked, "3 patiences of 1 s are long over"
+    bench.wait(5)
+    assert bench.client.context.coordinator == asked, "a queue of 5 takes 5 patiences more"
+    bench.wait(4)
+    assert bench.client.context.coordinator != asked, "nothing was heard of the queue since"
+
+
+def test_a_queue_that_never_ends_is_left_after_that_of_the_whole_roster() -> None:
+    bench = Bench(concurrency=1)
+    asked = queue_for(bench, 60, queue=10**6)
+    assert bench.client.context.coordinator != asked
+    assert 18 < bench.now < 22  # 3 + 16 patiences
+
+
+def test_without_limited_tasks_nobody_believes_in_a_queue() -> None:
+    bench = Bench()
+    asked = queue_for(bench, 60, queue=10**6)
+    assert bench.client.context.coordinator != asked
+    assert bench.now < 5
 
 
 def test_a_client_stops_asking_when_more_than_t_of_n_t_replicas_say_that_training_is_over() -> None:

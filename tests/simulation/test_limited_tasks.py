@@ -106,6 +106,7 @@ def test_queueing_does_not_inflate_patience() -> None:
     simulation.start()
     run(simulation, list(range(16)))
     assert len(waits) > 100
+    assert [replica.status(0.0)["tasks"]["waiting"] for replica in simulation.running_replicas()] == [0] * 4
     assert any("other clients wait too, and 1 may train at a time" in reason for reason in waits)
     for replica in simulation.running_replicas():
         assert replica.context.inclusion.patience.seconds < 2.0  # twice 0.2 s and the way there and back
