@@ -154,3 +154,21 @@ def test_the_best_model_is_the_one_that_the_best_rows_were_trained_from() -> Non
     assert smoothed is not None
     # The window of the last three rows; its middle row measured the model after three.
     assert (smoothed.rows, smoothed.accuracy) == (3, pytest.approx(2.2 / 3))
+
+
+@pytest.mark.parametrize("weights", [61, 62, 64])
+def test_extra_coordinates_that_need_a_block_of_their_own_are_checked_and_opened(weights: int) -> None:
+    federation = make_federation(weights, metrics=True, weighting="examples")
+    assert federation.parameters.blocks(federation.dimension) == (1 if weights == 61 else 2)
+    update = torch.zeros(weights)
+    upload = masking.protect(
+        compose(update, 1000, Measured(30, 40), federation), CONTEXT, client_identity(0), federation
+    )
+    masking.check_manifest(upload.manifest, federation)
+    masking.verify_public(upload.manifest, upload.payload, federation)
+    assert len(upload.payload) == federation.parameters.upload_bytes(weights)
+    secret, _ = masking.find_secret(loads([upload]), share_sums(federation, [upload]), federation)
+    opened = masking.open_sum([upload.payload], secret, federation)
+    assert opened.shape == (weights + 3,)
+    told = row_statistics(1, sum_row([(opened, 1)], federation), federation)
+    assert abs(told.count - 40) < 7 * told.noise
