@@ -13,7 +13,7 @@ from typing import Final
 
 from asyncfl.deployment import Deployment
 from asyncfl.deployment_fields import is_name
-from asyncfl.errors import ConfigurationError, StorageError
+from asyncfl.errors import ConfigurationError, ParameterError, StorageError
 from asyncfl.identity import Identity
 from asyncfl.messages import RosterStatement
 from node.deployment_files import (
@@ -87,7 +87,8 @@ def joining(files: DeploymentDirectory, names: Sequence[str], public_keys: Seque
     """The change that enrols `names`, those in the files `public_keys` with the keys there.
 
     A client that has retired returns with the key that it had. Raises `ConfigurationError` for a name that is
-    given twice, is no name, takes part already or is a replica's, and for a key that does not fit.
+    given twice, is no name, takes part already or is a replica's, for a key that does not fit, and where more
+    colluders than are allowed for would have to be expected among so many.
     """
     deployment = files.deployment
     given: dict[str, bytes] = {}
@@ -135,6 +136,7 @@ def joining(files: DeploymentDirectory, names: Sequence[str], public_keys: Seque
             f"no --public-key for {lacking[0]}; give its .pub file too, or enrol it in a command of its own, which "
             "makes its key here"
         )
+    _check_colluders(deployment, len(deployment.members) + len(wanted))
     return Change(
         members=(*deployment.members, *wanted),
         joining=tuple(wanted),
@@ -146,8 +148,8 @@ def joining(files: DeploymentDirectory, names: Sequence[str], public_keys: Seque
 def retiring(files: DeploymentDirectory, names: Sequence[str]) -> Change:
     """The change that retires `names`.
 
-    Raises `ConfigurationError` for a name given twice or that takes no part, and when those left could not fill
-    a cell.
+    Raises `ConfigurationError` for a name given twice or that takes no part, when those left could not fill a
+    cell, and where more colluders than are allowed for would have to be expected among them.
     """
     deployment = files.deployment
     _refuse_repeated(names)
@@ -165,6 +167,7 @@ def retiring(files: DeploymentDirectory, names: Sequence[str]) -> Change:
             f"(parameters.cell_size): nothing could be trained; retire at most {len(deployment.members) - size}, "
             "or enrol others first"
         )
+    _check_colluders(deployment, len(left))
     return Change(members=left, retiring=tuple(names))
 
 
@@ -243,6 +246,30 @@ def _refuse_repeated(names: Sequence[str]) -> None:
     repeated = [name for index, name in enumerate(names) if name in names[:index]]
     if repeated:
         raise ConfigurationError(f"{repeated[0]} is named twice")
+
+
+def _check_colluders(deployment: Deployment, clients: int) -> None:
+    """Raises `ConfigurationError` where the assumed colluders are more in a cell than `malicious_allowance`.
+
+    Noise and masks were made for that number, which the deployment's digest fixes.
+    """
+    used = deployment.parameters
+    if not used.malicious_fraction:
+        return
+    from asyncfl.privacy.allowance import Cells, malicious_allowance
+
+    cells = Cells(clients, used.cell_size, used.replicas)
+    try:
+        needed = malicious_allowance(cells, used.malicious_fraction, used.min_group)
+        why = f"{needed} colluders in a cell must be expected then"
+    except ParameterError as error:
+        needed, why = used.min_group, str(error)
+    if needed > used.malicious_allowance:
+        raise ConfigurationError(
+            f"a roster of {clients} clients: this deployment allows for {used.malicious_allowance} colluders "
+            f"in a group of {used.min_group}, where a fraction of {used.malicious_fraction:g} may collude; "
+            f"{why}; enrol or retire fewer, or make a new deployment with a larger malicious_allowance"
+        )
 
 
 def _left_with(deployment: Deployment, name: str) -> str:

@@ -142,6 +142,9 @@ def _rosters(facts: dict[str, Any]) -> str:
     if running:
         have = sum(said.get("highest_roster", 0) >= newest["number"] for said in running)
         told += f"; {have} of {len(running)} running replicas have it"
+        in_force = sorted(said.get("roster", 0) for said in running)[len(running) // 2]
+        if in_force < newest["number"]:
+            told = f"roster {in_force} in force; {told}"
     return told
 
 

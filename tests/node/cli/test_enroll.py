@@ -12,6 +12,7 @@ import pytest
 from asyncfl.deployment import Deployment
 from asyncfl.identity import Identity
 from node import operator_calls
+from node.deployment_creation import NewDeployment, create_deployment
 from node.deployment_files import DeploymentDirectory, read_key, write_key, write_public_key
 from node.enrolment import compute_start_epoch
 from node.enrolment import statements as statements_of
@@ -269,6 +270,19 @@ def test_what_cannot_be_is_refused_and_changes_nothing(
     assert outcome.code == 2
     assert expected in outcome.stderr
     assert as_text(made) == before
+
+
+def test_a_roster_with_more_colluders_in_a_cell_than_noise_was_made_for_is_refused(
+    asyncfl: Program, tmp_path: Path
+) -> None:
+    wanted = NewDeployment(clients=20, malicious_fraction=0.05, parameters={"cell_size": 3, "min_group": 3})
+    made = create_deployment(tmp_path / "run", wanted)
+    assert made.deployment.parameters.malicious_allowance == 1
+    refused = asyncfl("enroll", made.root, "client-20", "--yes")
+    assert refused.code == 2
+    assert "a roster of 21 clients: this deployment allows for 1 colluders" in refused.stderr
+    assert not again(made).rosters
+    assert asyncfl("retire", made.root, "client-3", "--yes").code == 0
 
 
 def test_retiring_twice_is_refused_with_the_roster_that_did_it(

@@ -178,3 +178,50 @@ def test_keygen_refuses_a_name_that_no_node_can_have(asyncfl: Program, tmp_path:
     outcome = asyncfl("keygen", "../evil", "--out", tmp_path / "keys")
     assert outcome.code == 2
     assert list(tmp_path.iterdir()) == []
+
+
+def test_init_warns_where_a_sum_of_two_tells_each_what_the_other_sent(
+    asyncfl: Program, tmp_path: Path
+) -> None:
+    for clients, warned in ((2, True), (4, True), (6, False)):
+        outcome = asyncfl("init", tmp_path / str(clients), "--clients", clients, "--json")
+        assert outcome.code == 0, outcome.stderr
+        assert ("each of the two works out what the other sent" in outcome.stderr) is warned
+        json.loads(outcome.stdout)
+
+
+def test_init_with_keys_made_elsewhere_does_not_end_with_up(asyncfl: Program, tmp_path: Path) -> None:
+    names = [*(f"replica-{i}" for i in range(4)), *(f"client-{i}" for i in range(6))]
+    for name in names:
+        assert asyncfl("keygen", name, "--out", tmp_path / "keys").code == 0
+    outcome = asyncfl("init", tmp_path / "fed", "--clients", 6, "--public-keys", tmp_path / "keys")
+    assert outcome.code == 0, outcome.stderr
+    assert "asyncfl up" not in outcome.stdout
+    assert "asyncfl node" in outcome.stdout
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("clip=-1.0", "parameter clip: it must be greater than 0"),
+        ("window=two", "parameter window: it must be an integer"),
+        ("clip=x", "parameter clip: it must be a number"),
+    ],
+)
+def test_a_bad_parameter_is_refused_in_our_own_words(
+    asyncfl: Program, tmp_path: Path, given: str, expected: str
+) -> None:
+    outcome = asyncfl("init", tmp_path / "run", "--parameter", given)
+    assert outcome.code == 2
+    assert expected in outcome.stderr
+    assert "Input should" not in outcome.stderr
+
+
+def test_a_file_in_place_of_a_deployments_directory_is_named_as_such(
+    asyncfl: Program, tmp_path: Path
+) -> None:
+    path = tmp_path / "status.json"
+    path.write_text("{}")
+    outcome = asyncfl("status", path)
+    assert outcome.code == 2
+    assert "status.json is a file; name the directory" in outcome.stderr
