@@ -232,7 +232,7 @@ class RosterBench(Bench):
     """One client, and replicas that report roster numbers."""
 
     def report(self, replica: int, number: int, epoch: int = 1) -> None:
-        message = Front(front=epoch, patience=1000, roster=number, signature=bytes(64))
+        message = Front(front=epoch, patience=1000, roster=number, finished=False, signature=bytes(64))
         signature = self.sign(replica, Front.KIND, message.body())
         self.hear(replica, message.model_copy(update={"signature": signature}))
 

@@ -73,7 +73,7 @@ class Change:
             assert min(self.included(number)) >= start
             assert min(self.included(number)) <= start + joined_within, "a joiner was not included"
         ledger = simulation.replica(0).context.ledger
-        assert all(ledger.row_members.get(epoch, 0) >= 5 for epoch in range(1, LAST)), ledger.row_members
+        assert all(ledger.row_members.get(epoch, 0) >= 3 for epoch in range(1, LAST)), ledger.row_members
         counts = [simulation.replica(0).context.count(simulation.client_key(i)) for i in range(RETIRED, 12)]
         assert max(counts) - min(counts) <= simulation.parameters.window + 3
         self.observer.check_end()
