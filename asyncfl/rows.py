@@ -11,8 +11,7 @@ three rules bound what that does:
 - a row is divided by no less than the median mass of the last five rows, nor by less than what keeps the noise of its
   groups within the clip.
 
-So a row moves the model by at most twice the clip (times the server's learning rate), whatever the members send and
-whatever was in the rows before.
+So a row's mean update is at most twice the clip, whatever the members send and whatever was in the rows before.
 """
 
 from __future__ import annotations
