@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-_COLOURS: Final = ("#1f6fb4", "#d1622b", "#3c8d53", "#8656a4", "#8c6d31", "#4b5563")
+_COLOURS: Final = ("#1f6fb4", "#d1622b", "#3c8d53", "#8656a4", "#8c6d31", "#4b5563", "#c03a6b", "#2a9d9d")
 _DASHES: Final = ("-", "--", "-.", ":", (0, (8, 2)), (0, (3, 1, 1, 1, 1, 1)))
 
 

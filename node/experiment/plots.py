@@ -11,6 +11,7 @@ from asyncfl.errors import StorageError
 from node.experiment.comparison_plot import draw_comparison
 from node.experiment.epsilon_plot import draw_epsilon
 from node.experiment.palette import by_name, colour, dash
+from node.experiment.target_plot import draw_target
 
 _STYLE: dict[str, Any] = {
     "font.size": 11,
@@ -25,10 +26,9 @@ MAX_BINS = 40
 
 
 def draw_plots(result: dict[str, Any], folder: Path) -> list[Path]:
-    """Write `participation.png` and `accuracy.png` into `folder`; with noise `epsilon.png`; and `comparison.png`.
+    """Write `participation.png` and `accuracy.png` into `folder`, and what else the experiment asks for.
 
-    The last one where the file names a run that the others are compared with.
-
+    That is `target.png` with a target, `epsilon.png` with noise, `comparison.png` with a reference.
     Raises `StorageError`.
     """
     import matplotlib as mpl
@@ -37,6 +37,8 @@ def draw_plots(result: dict[str, Any], folder: Path) -> list[Path]:
     from matplotlib import pyplot
 
     pictures = [("participation.png", _participation), ("accuracy.png", _accuracy)]
+    if result["experiment"].get("target_accuracy") is not None:
+        pictures.append(("target.png", draw_target))
     if any(run["epsilon"] for run in result["runs"]):
         pictures.append(("epsilon.png", draw_epsilon))
     if "comparison" in result:

@@ -388,6 +388,7 @@ def test_an_included_experiment_runs_reduced(file: Path, tmp_path: Path) -> None
         for run in others:
             assert [pair["seed"] for pair in run["pairs"]] == plan.seeds
     assert (tmp_path / "comparison.png" in draw_plots(result, tmp_path)) == (plan.reference is not None)
+    assert (tmp_path / "target.png").exists() == (plan.target_accuracy is not None)
     assert (tmp_path / "epsilon.png").exists() == any(run["epsilon"] for run in result["runs"])
     for path in tmp_path.iterdir():
         assert path.read_bytes().startswith(b"\x89PNG")
