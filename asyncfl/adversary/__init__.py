@@ -3,7 +3,14 @@
 Nothing here is imported by a node unless it was told to misbehave.
 """
 
-from asyncfl.adversary import clients, replicas  # noqa: F401  (they enter their behaviours into the registry)
+from asyncfl.adversary import (  # noqa: F401  (they enter their behaviours into the registry)
+    clients_conduct,
+    clients_dealing,
+    replicas_groups,
+    replicas_models,
+    replicas_openings,
+    replicas_service,
+)
 from asyncfl.adversary.behaviour import ATTACKERS, Attacker, Behaviour, Coven, Insider, Malicious
 
 __all__ = ["ATTACKERS", "Attacker", "Behaviour", "Coven", "Insider", "Malicious"]

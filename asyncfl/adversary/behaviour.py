@@ -11,9 +11,10 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Literal, TypeVar
 
 from asyncfl.effects import Effect, Machine, Send
+from asyncfl.errors import LocalProtocolError
 from asyncfl.federation import Federation
 from asyncfl.identity import Identity
-from asyncfl.messages import Manifest, Message, Relay, ShareSum, Upload
+from asyncfl.messages import Locked, Manifest, Message, Relay, ShareOk, Upload, Vote, share_ok_body
 from asyncfl.wire import Wire
 
 Role = Literal["replica", "client"]
@@ -21,18 +22,49 @@ Role = Literal["replica", "client"]
 
 @dataclass
 class Coven:
-    """What colluding attackers share."""
+    """What colluding attackers share: their keys, and whatever one of them has seen."""
 
+    federation: Federation
     identities: dict[bytes, Identity] = field(default_factory=dict)
     manifests: dict[bytes, Manifest] = field(default_factory=dict)
-    sums: list[ShareSum] = field(default_factory=list)
+    oks: dict[bytes, dict[int, bytes]] = field(default_factory=dict)
+    """SHARE_OKs of honest replicas, by manifest digest."""
+    votes: dict[bytes, dict[int, bytes]] = field(default_factory=dict)
+    """Lock signatures of honest replicas, by group digest."""
+    plans: dict[str, Any] = field(default_factory=dict)
+    """What several of them have agreed on, by attack."""
 
-    def saw(self, message: Message) -> None:
+    def saw(self, peer: bytes, message: Message) -> None:
         """Remember what may be of use to the others."""
+        replica = self.federation.replica_index.get(peer)
         if isinstance(message, Upload | Relay):
             self.manifests[message.manifest.digest()] = message.manifest
-        elif isinstance(message, ShareSum):
-            self.sums.append(message)
+        elif isinstance(message, ShareOk) and replica is not None:
+            self.oks.setdefault(message.manifest, {})[replica] = message.signature
+        elif isinstance(message, Locked) and replica is not None:
+            self.votes.setdefault(message.group, {})[replica] = message.signature
+
+    @property
+    def replicas(self) -> dict[int, Identity]:
+        """The colluding replicas, by index."""
+        index = self.federation.replica_index
+        return {index[key]: identity for key, identity in self.identities.items() if key in index}
+
+    def sign_all(self, kind: str, body: bytes) -> dict[int, bytes]:
+        """The statement under the valid signature of every colluding replica."""
+        deployment = self.federation.digest
+        return {j: identity.sign(kind, deployment, body) for j, identity in self.replicas.items()}
+
+    def oks_of(self, manifest: Manifest) -> dict[int, bytes]:
+        """Every SHARE_OK of an upload that can be shown: those seen, and the colluders' own."""
+        name, core = manifest.digest(), manifest.core
+        own = self.sign_all(ShareOk.KIND, share_ok_body(core.client, core.epoch, name))
+        return {**self.oks.get(name, {}), **own}
+
+    def votes_of(self, group: bytes) -> tuple[Vote, ...]:
+        """Every lock signature of a group that can be shown."""
+        known = {**self.votes.get(group, {}), **self.sign_all(Locked.KIND, group)}
+        return tuple(Vote(replica=j, signature=known[j]) for j in sorted(known))
 
 
 @dataclass(frozen=True)
@@ -54,6 +86,11 @@ class Insider:
         """The other replicas' keys."""
         return [key for key in self.federation.replica_keys if key != self.identity.public]
 
+    @property
+    def honest(self) -> list[bytes]:
+        """Keys of the replicas that do not collude."""
+        return [key for key in self.federation.replica_keys if key not in self.coven.identities]
+
     def sign(self, kind: str, body: bytes) -> bytes:
         return self.identity.sign(kind, self.federation.digest, body)
 
@@ -72,6 +109,20 @@ class Behaviour:
     def __init__(self, me: Insider) -> None:
         self.me = me
         self.now = 0.0
+        self._own: list[Effect] = []
+
+    def send(self, peer: bytes, message: Message) -> None:
+        """Say something of its own, when the event under way has been dealt with."""
+        self._own.append(Send(peer, message))
+
+    def do(self, effect: Effect) -> None:
+        """Do something of its own, likewise."""
+        self._own.append(effect)
+
+    def take(self) -> list[Effect]:
+        """What `send` and `do` have gathered."""
+        effects, self._own = self._own, []
+        return effects
 
     def hears(self, peer: bytes, message: Message) -> Iterable[Message]:
         """What the machine is told instead of `message`."""
@@ -85,30 +136,41 @@ class Behaviour:
         """What is done in place of an effect other than a `Send`."""
         return (effect,)
 
-    def acts(self) -> Iterable[Effect]:
-        """What it does of its own accord, ten times a second."""
-        return ()
+    def acts(self) -> None:
+        """Called with every tick: the time for `send` and `do` without any occasion."""
 
 
 @dataclass(frozen=True)
 class Attacker:
-    """A behaviour in the registry: what it tries, and the rule that stops it (protocol page)."""
+    """A behaviour in the registry: what it tries, and the rule that stops it (protocol page).
+
+    `without` names the defects (tests/simulation/mutations.py) under which it succeeds; empty where no rule stops it
+    alone, or where it only wastes time.
+    """
 
     name: str
     role: Role
     tries: str
     rule: str
     make: Callable[[Insider], Behaviour]
+    without: tuple[str, ...] = ()
 
 
 ATTACKERS: Final[dict[str, Attacker]] = {}
 
 
-def attacker(name: str, role: Role, *, tries: str, rule: str) -> Callable[[type[Behaviour]], type[Behaviour]]:
+_Class = TypeVar("_Class", bound=type[Behaviour])
+
+
+def attacker(
+    name: str, role: Role, *, tries: str, rule: str, without: tuple[str, ...] = ()
+) -> Callable[[_Class], _Class]:
     """Enter a behaviour into the registry."""
 
-    def register(behaviour: type[Behaviour]) -> type[Behaviour]:
-        ATTACKERS[name] = Attacker(name, role, tries, rule, behaviour)
+    def register(behaviour: _Class) -> _Class:
+        if name in ATTACKERS:
+            raise LocalProtocolError(f"there are two attackers {name!r}")
+        ATTACKERS[name] = Attacker(name, role, tries, rule, behaviour, without)
         return behaviour
 
     return register
@@ -133,7 +195,10 @@ class Malicious:
                 bent.extend(Send(effect.peer, message) for message in said)
             else:
                 bent.extend(self.behaviour.does(effect))
-        return bent
+        return bent + self.behaviour.take()
+
+    def accepts(self, peer: bytes) -> bool:
+        return self.machine.accepts(peer)
 
     def start(self, now: float) -> list[Effect]:
         return self._bend(self.machine.start(now), now)
@@ -146,15 +211,16 @@ class Malicious:
 
     def receive(self, peer: bytes, message: Message, now: float) -> list[Effect]:
         self.behaviour.now = now
-        self.behaviour.me.coven.saw(message)
+        self.behaviour.me.coven.saw(peer, message)
         bent: list[Effect] = []
         for told in self.behaviour.hears(peer, message):
             bent += self._bend(self.machine.receive(peer, told, now), now)
-        return bent
+        return bent + self.behaviour.take()
 
     def tick(self, now: float) -> list[Effect]:
         bent = self._bend(self.machine.tick(now), now)
-        return bent + list(self.behaviour.acts())
+        self.behaviour.acts()
+        return bent + self.behaviour.take()
 
     def computed(self, key: tuple[Any, ...], result: Any, now: float) -> list[Effect]:
         return self._bend(self.machine.computed(key, result, now), now)

@@ -72,7 +72,7 @@ class SumShares:
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """An opened group: sum of secrets (packed), whose answers do not fit it, and the opened sum's blob."""
+    """An opened group: sum of secrets (packed), whose answers are proven wrong, and the opened sum's blob."""
 
     secret: bytes
     wrong: tuple[int, ...]
@@ -96,7 +96,9 @@ class OpenGroup:
         if self.secret is None:
             readers = [partial(blobs.read, name) for name in self.payloads]
             secret, agreeing = masking.find_secret(readers, self.answers, self.federation)
-            wrong = tuple(sorted(set(self.answers) - set(agreeing)))
+            # With fewer on one polynomial, t liars whose errors cancel could make an honest answer look wrong.
+            proven = len(agreeing) >= self.federation.parameters.quorum
+            wrong = tuple(sorted(set(self.answers) - set(agreeing))) if proven else ()
         else:
             secret, wrong = self.secret, ()
         total = masking.open_sum((blobs.read(name) for name in self.payloads), secret, self.federation)

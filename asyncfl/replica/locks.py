@@ -40,6 +40,9 @@ class LockTable:
     def __init__(self) -> None:
         self.by_id: dict[GroupId, LockContent] = {}
         self.by_upload: dict[UploadKey, GroupId] = {}
+        self.contested: set[GroupId] = set()
+        """Groups that n-t others locked although this replica had locked something else: it never signs them, for two
+        signatures that contradict each other are what convicts a liar. Nobody needs its vote any more."""
 
     def load(self, rows: dict[bytes, bytes]) -> None:
         for key in sorted(rows):
@@ -66,6 +69,11 @@ class LockTable:
         key = content.id.encode()
         if first is not None and first != content:
             key += content.digest()
+        rivals = {self.by_upload.get((member.client, member.epoch)) for member in content.members}
+        rivals -= {None, content.id}
+        if rivals or (first is not None and first != content):
+            # Which of them was signed is not on disk: after a restart none of them is signed again.
+            self.contested |= {content.id, *(rival for rival in rivals if rival is not None)}
         self.by_id[content.id] = content
         for member in content.members:
             self.by_upload[member.client, member.epoch] = content.id
@@ -106,7 +114,8 @@ class Locks:
             context.notify("bad_signature", "warning", replica=asker, message=Lock.KIND)
             return
         if self.table.by_id.get(content.id) == content:
-            self._answer(asker, content, group)
+            if content.id not in self.table.contested:
+                self._answer(asker, content, group)
             return
         if self._refuse_on_conflict(asker, content, group):
             return

@@ -24,7 +24,7 @@ class Attack:
 
 def corrupt(simulation: Simulation, attacks: Sequence[Attack]) -> Coven:
     """Let the named nodes misbehave from the start; they share one coven, which is returned."""
-    coven = Coven()
+    coven = Coven(simulation.federation)
     nodes = {node.name: node for node in simulation.network.nodes.values()}
     identities = {i.public: i for i in (*simulation.replica_ids, *simulation.client_ids)}
     for attack in attacks:

@@ -6,7 +6,7 @@ import heapq
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
@@ -27,6 +27,9 @@ from asyncfl.effects import (
 )
 from asyncfl.errors import BlobMissing
 from asyncfl.messages import Message, Missing, Pull
+
+FETCH_SECONDS: Final = 15.0
+"""How long a fetch may go without progress, as with the real transport."""
 
 Durable = dict[Table, dict[bytes, bytes]]
 
@@ -65,7 +68,8 @@ class Node:
     machine: Machine | None = None
     life: int = 0
     """Counts restarts, so that what was under way before a crash finds nobody."""
-    fetching: set[tuple[bytes, bytes]] = field(default_factory=set)
+    fetching: dict[tuple[bytes, bytes], int] = field(default_factory=dict)
+    """Blobs asked for: (peer, digest), and which attempt it is."""
     events: list[tuple[float, Notify]] = field(default_factory=list)
     clock: Callable[[float], float] = lambda now: now
     """What this node's own clock shows at a virtual time: clocks may be off, and run fast or slow."""
@@ -101,6 +105,8 @@ class Network:
         """Probability that a message arrives twice."""
         self.prepare: Callable[[Node, Job], Job] = lambda node, job: job
         """Sees every job before it runs; may replace it."""
+        self.on_failure: Callable[[Node, Exception], bool] = lambda node, error: False
+        """Told of what a machine raises; False: it is raised."""
         self._queue: list[tuple[float, int, Callable[[], None]]] = []
         self._count = 0
         self._cut: set[frozenset[bytes]] = set()
@@ -117,8 +123,8 @@ class Network:
         node = self.nodes[key]
         node.life += 1
         node.fetching.clear()
-        machine = node.machine = node.make({table: dict(rows) for table, rows in node.durable.items()})
-        self._execute(node, machine.start(node.clock(self.now)))
+        node.machine = node.make({table: dict(rows) for table, rows in node.durable.items()})
+        self._on(node, "start")
         self._schedule_tick(node, node.life)
         for other in self.nodes.values():
             self._connect(node, other)
@@ -193,7 +199,7 @@ class Network:
     def _schedule_tick(self, node: Node, life: int) -> None:
         def act() -> None:
             if node.machine is not None and node.life == life:
-                self._execute(node, node.machine.tick(node.clock(self.now)))
+                self._on(node, "tick")
                 self._schedule_tick(node, life)
 
         self.after(self.tick_seconds, act)
@@ -224,8 +230,15 @@ class Network:
     # effects
 
     def _on(self, node: Node, event: str, *arguments: Any) -> None:
-        if node.machine is not None:
-            self._execute(node, getattr(node.machine, event)(*arguments, node.clock(self.now)))
+        if node.machine is None:
+            return
+        try:
+            effects = getattr(node.machine, event)(*arguments, node.clock(self.now))
+        except Exception as error:
+            if not self.on_failure(node, error):
+                raise
+            return
+        self._execute(node, effects)
 
     def _execute(self, node: Node, effects: Iterable[Effect]) -> None:
         life = node.life
@@ -283,7 +296,9 @@ class Network:
         if node.blobs.has(digest):
             self.after(0.0, lambda: self._on(node, "fetched", peer, digest))
             return
-        node.fetching.add((peer, digest))
+        self._count += 1
+        attempt = node.fetching[peer, digest] = self._count
+        self.after(FETCH_SECONDS, lambda: self._give_up(node, peer, digest, attempt))
         if self._connection(node.key, peer) is None:
             self.after(0.0, lambda: self._fail_fetch(node, peer, digest, "not connected"))
             return
@@ -300,7 +315,7 @@ class Network:
 
         def arrive() -> None:
             if (node.key, digest) in target.fetching:
-                target.fetching.discard((node.key, digest))
+                del target.fetching[node.key, digest]
                 target.blobs.data[digest] = data
                 self._on(target, "fetched", node.key, digest)
 
@@ -308,8 +323,12 @@ class Network:
 
     def _fail_fetch(self, node: Node, peer: bytes, digest: bytes, reason: str) -> None:
         if (peer, digest) in node.fetching:
-            node.fetching.discard((peer, digest))
+            del node.fetching[peer, digest]
             self._on(node, "fetch_failed", peer, digest, reason)
+
+    def _give_up(self, node: Node, peer: bytes, digest: bytes, attempt: int) -> None:
+        if node.fetching.get((peer, digest)) == attempt:
+            self._fail_fetch(node, peer, digest, "no progress")
 
     def _compute(self, node: Node, key: tuple[Any, ...], job: Job) -> None:
         life, job = node.life, self.prepare(node, job)

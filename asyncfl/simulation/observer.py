@@ -17,10 +17,12 @@ import numpy as np
 from asyncfl import masking
 from asyncfl.client.context import PENDING
 from asyncfl.client.jobs import TrainAndProtect
-from asyncfl.effects import Compute, Effect, Persist, Put, Send, SendBlob, Table
+from asyncfl.effects import Compute, Effect, Notify, Persist, Put, Send, SendBlob, Table
+from asyncfl.errors import AsyncflError
 from asyncfl.masking.protect import SALT_BYTES
 from asyncfl.messages import (
     Attest,
+    Front,
     GroupId,
     Leave,
     LockContent,
@@ -37,6 +39,8 @@ from asyncfl.messages import (
 from asyncfl.simulation.deployment import Simulation
 from asyncfl.simulation.knowledge import components, computable_sums, span_contains
 from asyncfl.simulation.network import Node
+from asyncfl.simulation.rule_four import objections
+from asyncfl.wire import unpack
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +75,8 @@ class Observer:
         """Every content that an honest replica wrote down as locked or revealed, by group digest."""
         self.answers: dict[bytes, set[int]] = defaultdict(set)
         """Points at which honest replicas gave sums of shares, by group digest."""
+        self._judged: set[bytes] = set()
+        """Groups whose members were looked at."""
         self._totals: dict[tuple[bytes, int], bytes] = {}
         """Answers that were checked, by group and point: each is sent to everybody."""
         self._answered: dict[tuple[bytes, int], bytes] = {}
@@ -78,6 +84,15 @@ class Observer:
         self._models: set[bytes] = set()
         self._model_of: dict[bytes, bytes] = {}
         self._attested: dict[GroupId, bytes] = {}
+        self._opened: set[bytes] = set()
+        """Items that an honest replica opened for itself."""
+        self._front = 1
+        """The largest front that an honest replica has said."""
+        self._entries: dict[bytes, int] = {}
+        """How many entries a version has, as honest replicas signed it."""
+        self._trained: dict[bytes, int] = {}
+        """The most entries of a model that an honest client has trained from."""
+        simulation.network.on_failure = self._on_failure
         self._next = simulation.network.before_effect
         simulation.network.before_effect = self._on_effect
 
@@ -97,14 +112,38 @@ class Observer:
                 self._note_contents(node, effect)
             elif isinstance(effect, Send):
                 self._on_replica_sends(node, effect.message)
+            elif isinstance(effect, Notify) and effect.event == "wrong_share_sums":
+                self._on_blame(node, effect.fields["replicas"])
         else:
             self._on_client(node, effect)
 
     def _fail(self, rule: str, node: Node, text: str) -> None:
         self.violations.append(Violation(rule, self.simulation.network.now, node.name, text))
 
+    def _on_failure(self, node: Node, error: Exception) -> bool:
+        """A machine raised: an honest node has stopped. An attacker's may, over its own lies."""
+        if node.key not in self.malicious:
+            self._fail("L", node, f"stops with {type(error).__name__}: {error}")
+            return True
+        return isinstance(error, AsyncflError)
+
+    def _on_blame(self, node: Node, blamed: Collection[int]) -> None:
+        keys = self.simulation.federation.replica_keys
+        if any(keys[index] not in self.malicious for index in blamed):
+            self._fail("S4", node, f"an honest replica is blamed for a wrong sum: one of {sorted(blamed)}")
+
+    def _note_item(self, node: Node, name: bytes, value: bytes) -> None:
+        """Every item in an honest ledger was opened by an honest replica."""
+        _, _, votes, _ = unpack(value)
+        if self._replicas[node.key] in dict(votes):
+            self._opened.add(name)
+        elif name not in self._opened:
+            self._fail("S2", node, "an entry enters the ledger that no honest replica has opened")
+
     def _note_contents(self, node: Node, effect: Persist) -> None:
         for write in effect.writes:
+            if isinstance(write, Put) and write.table is Table.ITEMS:
+                self._note_item(node, write.key, write.value)
             if isinstance(write, Put) and write.table is Table.LOCKS:
                 content = LockContent.decode(write.value)
                 group = content.digest()
@@ -127,6 +166,8 @@ class Observer:
                 self._on_share_sum(node, message)
             case ModelVote():
                 self._on_model_vote(node, message)
+            case Front(front=front):
+                self._front = max(self._front, front)
             case Attest(id=group_id, item=item):
                 if item not in node.durable[Table.ITEMS]:
                     self._fail("S4", node, "an attestation of an item that is not on disk")
@@ -170,7 +211,7 @@ class Observer:
         parameters = self.simulation.parameters
         if len(self._signers[message.group]) < parameters.quorum - parameters.byzantine:
             self._fail("S1", node, "a sum of shares of a group that fewer than n-t replicas locked")
-        self._check_content(node, content)
+        self._check_content(node, message.group, content)
         for member in content.members:
             known = self._answered.setdefault((member.client, member.epoch), message.group)
             if known != message.group:
@@ -181,16 +222,13 @@ class Observer:
             self._totals[message.group, point] = message.total
             self._check_total(node, content, message.total)
 
-    def _check_content(self, node: Node, content: LockContent) -> None:
-        parameters, group = self.simulation.parameters, content.id
+    def _check_content(self, node: Node, group: bytes, content: LockContent) -> None:
+        if group in self._judged:
+            return
+        self._judged.add(group)
         manifests = [self.manifests[member.manifest] for member in content.members]
-        own = [m for m in manifests if (m.core.epoch, m.core.cell) == (group.epoch, group.cell)]
-        if len(own) < parameters.min_group or len({m.core.roster_digest for m in own}) > 1:
-            self._fail("S1", node, f"{len(own)} members of one cell were opened, not {parameters.min_group}")
-        if len({m.core.client for m in manifests}) < len(manifests):
-            self._fail("S1", node, "a client appears twice in an opened group")
-        if len(manifests) > parameters.max_group:
-            self._fail("S1", node, f"{len(manifests)} members were opened, more than max_group")
+        for objection in objections(content, manifests, self.simulation.federation):
+            self._fail("S1", node, objection)
 
     def _check_total(self, node: Node, content: LockContent, total: bytes) -> None:
         """An honest replica's answer is the sum of its shares of all members, and nothing else."""
@@ -204,6 +242,7 @@ class Observer:
         if node.durable[Table.MODELS].get(message.version) != message.model:
             self._fail("S4", node, "a model was signed that is not on disk as this version's")
         self._models.add(message.model)
+        self._entries[message.version] = message.entries
         known = self._model_of.setdefault(message.version, message.model)
         if known != message.model:
             self._fail("S2", node, "honest replicas signed different models of one version")
@@ -212,14 +251,31 @@ class Observer:
 
     def _on_client(self, node: Node, effect: Effect) -> None:
         if isinstance(effect, Compute) and isinstance(effect.job, TrainAndProtect):
-            if effect.job.model not in self._models:
-                self._fail("S3", node, "trains on a model that no honest replica signed")
+            self._on_training(node, effect.job)
+        elif isinstance(effect, Notify) and effect.event == "moved_to_front":
+            if effect.fields["epoch"] > self._front:
+                self._fail(
+                    "S1",
+                    node,
+                    "moves to an epoch, and so to a cell, that no honest replica's front has reached",
+                )
         elif isinstance(effect, SendBlob):
             self._check_payload(node, effect.digest)
         elif isinstance(effect, Send) and isinstance(effect.message, Upload):
             self._on_upload(node, effect.message.manifest)
         elif isinstance(effect, Send) and isinstance(effect.message, Leave):
             self._check_leave(node, effect.message)
+
+    def _on_training(self, node: Node, job: TrainAndProtect) -> None:
+        if job.model not in self._models:
+            self._fail("S3", node, "trains on a model that no honest replica signed")
+            return
+        entries = self._entries.get(job.context.base_version, 0)
+        if entries < self._trained.get(node.key, 0):
+            self._fail(
+                "S3", node, f"trains on a model of {entries} entries after one of {self._trained[node.key]}"
+            )
+        self._trained[node.key] = entries
 
     def _on_upload(self, node: Node, manifest: Manifest) -> None:
         core, name = manifest.core, manifest.digest()

@@ -7,6 +7,7 @@ from hashlib import blake2b
 
 from nacl.bindings import crypto_box, crypto_box_seed_keypair
 
+from asyncfl.adversary.dealing import Doubled, Tampered
 from asyncfl.client.jobs import TrainAndProtect
 from asyncfl.digest import digest
 from asyncfl.effects import Job
@@ -22,8 +23,11 @@ class Seeded:
     seed: int
 
     def __call__(self, node: Node, job: Job) -> Job:
-        if not isinstance(job, TrainAndProtect):
-            return job
+        if isinstance(job, Tampered | Doubled):
+            return replace(job, job=self._seeded(node, job.job))
+        return self._seeded(node, job) if isinstance(job, TrainAndProtect) else job
+
+    def _seeded(self, node: Node, job: TrainAndProtect) -> TrainAndProtect:
         # A client that crashed while it trained starts afresh, as it would with the system's randomness.
         facts = (self.seed, node.life, job.context.epoch)
         name = digest(

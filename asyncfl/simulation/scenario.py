@@ -38,6 +38,8 @@ class Scenario:
     latency: tuple[float, float] = (0.005, 0.05)
     faults: tuple[Fault, ...] = ()
     attacks: tuple[Attack, ...] = ()
+    cell_size: int | None = None
+    """None: as many clients to a cell as the deployment's defaults say."""
 
     def mentioned(self) -> set[str]:
         """Names of the nodes that a fault or an attack needs."""
@@ -56,8 +58,9 @@ class Scenario:
 
     def parameters(self) -> Parameters:
         return Parameters.for_clients(
-            self.clients, replicas=self.replicas, byzantine=self.byzantine, preset="tiny"
-        )
+            self.clients, replicas=self.replicas, byzantine=self.byzantine, preset="tiny",
+            cell_size=self.cell_size,
+        )  # fmt: skip
 
 
 def draw(seed: int, *, replicas: int, byzantine: int, attack: str | None = None) -> Scenario:

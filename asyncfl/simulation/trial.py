@@ -48,8 +48,8 @@ class Outcome:
         return None if self.stalled is None else "L"
 
 
-def run(scenario: Scenario) -> Outcome:
-    """Run `scenario` to its end, or to the first violation."""
+def run(scenario: Scenario, *, drain: float = 0.0) -> Outcome:
+    """Run `scenario` to its end, or to the first violation; then for `drain` virtual seconds, for late uploads."""
     simulation = Simulation(
         scenario.parameters(), scenario.clients, seed=scenario.seed, last_epoch=scenario.epochs
     )
@@ -83,13 +83,32 @@ def run(scenario: Scenario) -> Outcome:
         machine = network.nodes[key].machine
         return None if machine is None else machine.context.ledger.version  # type: ignore[attr-defined]
 
+    def unopened() -> list[str]:
+        """Groups that n-t replicas have locked and that an honest replica has not in its ledger."""
+        waiting = []
+        for key in replicas:
+            machine = network.nodes[key].machine
+            groups = {} if machine is None else machine.opening.groups  # type: ignore[attr-defined]
+            waiting += [f"{group.epoch}/{group.cell}/{group.coordinator}/{group.part}" for group in groups]
+        return waiting
+
+    def is_settled() -> bool:
+        return agree() and (bool(observer.violations) or not unopened())
+
     quiet = max((fault.end for fault in scenario.faults), default=0.0)
     stalled = None
     if not _run(simulation, is_over, quiet + LIMIT):
         late = [network.nodes[key] for key in clients if not is_done(key)]
         stalled = "; ".join(_describe(node, network.now) for node in late[:4])
-    elif not _run(simulation, agree, DRAIN):
-        stalled = "honest replicas hold different entries for ever"
+    elif not _run(simulation, is_settled, DRAIN):
+        stalled = (
+            f"locked groups never open: {', '.join(sorted(set(unopened())))}"
+            if agree()
+            else "honest replicas hold different entries for ever"
+        )
+    ended = network.now
+    if drain and stalled is None and not observer.violations:
+        network.run(seconds=drain)
     observer.check_knowledge()
     observer.check_models()
     ledgers = [network.nodes[key].machine.context.ledger for key in replicas if network.is_up(key)]  # type: ignore[union-attr]
@@ -100,7 +119,7 @@ def run(scenario: Scenario) -> Outcome:
     included = sum(largest.counts.get(key, 0) for key in clients)
     return Outcome(
         scenario, tuple(observer.violations), stalled, largest.entries, included, sent, network.delivered,
-        network.now, tuple(map(str, trace)),
+        ended, tuple(map(str, trace)),
     )  # fmt: skip
 
 

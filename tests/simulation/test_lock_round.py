@@ -300,3 +300,29 @@ def test_a_replica_without_any_upload_pulls_them_and_signs(monkeypatch: pytest.M
 
 def test_replicas_are_the_real_ones() -> None:
     assert Simulation(make_parameters(), 16).make_replica is Replica
+
+
+def test_a_group_that_was_revealed_is_not_signed_after_another_one_was(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Two lock signatures that contradict each other convict their signer: an honest replica never gives them.
+
+    Replica 3 signs the smaller group; the others lock and reveal the larger one, which replica 3 then records too.
+    Asked for its signature on that one again, it stays silent, before and after a restart.
+    """
+    attack = Attack(monkeypatch)
+    whole, less = attack.content(attack.records, 0), attack.content(attack.records[1:], 1)
+    attack.try_everything({1: [whole], 2: [whole], 3: [less]})
+    assert attack.simulation.replica(3).locks.table.by_id[whole.id] == whole, "it did not even hear of it"
+    attack.say(3, attack.lock(whole))
+    attack.network.run(seconds=1)
+    network, key = attack.network, attack.simulation.replica_key(3)
+    network.crash(key)
+    network.start(key)
+    network.run(seconds=1)
+    attack.say(3, attack.lock(whole))
+    attack.say(3, attack.lock(less))
+    network.run(seconds=1)
+    given = [m.group for m in sent(attack.observer, Locked, key) if isinstance(m, Locked)]
+    assert less.digest() in given
+    assert whole.digest() not in given
