@@ -169,8 +169,8 @@ class FloodOfUploads(Behaviour):
         ready = Ready(epoch=machine.epoch, coordinator=0, roster=0, uploaded=0, wants_task=True)
         for peer in self.me.federation.replica_keys:
             self.send(peer, ready)
-            if machine.upload is not None:
-                self.send(peer, Upload(manifest=machine.upload))
+            if machine.context.upload is not None:
+                self.send(peer, Upload(manifest=machine.context.upload))
 
 
 @attacker(
@@ -233,7 +233,8 @@ class Misplaced(Dealer):
 )  # fmt: skip
 class WrongCell(Misplaced):
     def changes(self, manifest: Manifest) -> Mapping[str, Any]:
-        cells = len(self.me.machine.assignment.cells(self.me.federation.rosters[0], manifest.core.epoch))
+        context = self.me.machine.context
+        cells = len(context.assignment.cells(context.roster, manifest.core.epoch))
         return {"cell": (manifest.core.cell + 1) % cells}
 
 

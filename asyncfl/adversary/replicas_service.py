@@ -331,6 +331,18 @@ class RosterOfNobody(Boasting):
 
 
 @attacker(
+    "false-finish",
+    "replica",
+    tries="says in every FRONT that training is over",
+    rule="t+1 of n-t answers must say so (section 5)",
+    without=("one-finish-enough",),
+)
+class FalseFinish(Boasting):
+    def fields(self, peer: bytes) -> dict[str, int]:
+        return {"finished": True}
+
+
+@attacker(
     "flood", "replica",
     tries="says everything five times, and sends views, pins, row requests and locks of nothing all the time",
     rule="one pending fold and 64 pending locks for each replica; repetitions are answered from memory (sections 4, 6)",

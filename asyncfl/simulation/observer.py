@@ -227,7 +227,8 @@ class Observer:
             return
         self._judged.add(group)
         manifests = [self.manifests[member.manifest] for member in content.members]
-        for objection in objections(content, manifests, self.simulation.federation):
+        rosters = getattr(node.machine, "context").rosters.held  # noqa: B009
+        for objection in objections(content, manifests, self.simulation.federation, rosters):
             self._fail("S1", node, objection)
 
     def _check_total(self, node: Node, content: LockContent, total: bytes) -> None:

@@ -5,17 +5,25 @@ Rule 4 of an upload's life (docs/protocol.md), from the shuffle up, and the clie
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from asyncfl.assignment import compute_cells, compute_seed
-from asyncfl.federation import Federation
+from asyncfl.federation import Federation, Roster
 from asyncfl.identity import verify
 from asyncfl.messages import LockContent, Manifest
 from asyncfl.parameters import MAX_LATE_EPOCHS
 
 
-def objections(content: LockContent, manifests: Sequence[Manifest], federation: Federation) -> list[str]:
-    """Why this group must not be opened; empty if it may be. `manifests[i]` is member i's."""
+def objections(
+    content: LockContent,
+    manifests: Sequence[Manifest],
+    federation: Federation,
+    rosters: Collection[Roster],
+) -> list[str]:
+    """Why this group must not be opened; empty if it may be. `manifests[i]` is member i's.
+
+    `rosters` are those that the operator has signed.
+    """
     parameters, group = federation.parameters, content.id
     found: list[str] = []
     cores = [manifest.core for manifest in manifests]
@@ -37,16 +45,15 @@ def objections(content: LockContent, manifests: Sequence[Manifest], federation: 
         core = manifest.core
         if (core.client, core.epoch) != (member.client, member.epoch):
             found.append("a member is not its manifest's")
-        rosters = [roster for roster in federation.rosters if roster.digest == core.roster_digest]
-        if not any(_is_in_cell(core.client, core.epoch, core.cell, federation, r.number) for r in rosters):
+        named = [roster for roster in rosters if roster.digest == core.roster_digest]
+        if not any(_is_in_cell(core.client, core.epoch, core.cell, federation, roster) for roster in named):
             found.append("a member is in a cell where the shuffle did not put it")
         if not verify(core.client, Manifest.KIND, federation.digest, manifest.body(), manifest.signature):
             found.append("an upload was opened that its client did not sign")
     return found
 
 
-def _is_in_cell(client: bytes, epoch: int, cell: int, federation: Federation, number: int) -> bool:
-    roster = federation.rosters[number]
+def _is_in_cell(client: bytes, epoch: int, cell: int, federation: Federation, roster: Roster) -> bool:
     seed = compute_seed(federation.digest, roster.digest, epoch)
     cells = compute_cells(roster, federation.parameters.cell_size, seed)
     return roster.start_epoch <= epoch and cell < len(cells) and client in cells[cell]
