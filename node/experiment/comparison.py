@@ -51,6 +51,10 @@ def _summary(runs: list[dict[str, Any]], theirs: dict[int, dict[str, Any]]) -> d
             accuracy: _epochs([run["uploads_to"][accuracy] for run in runs], len(runs[0]["inclusion"]))
             for accuracy in runs[0]["uploads_to"]
         },
+        "reached": {
+            accuracy: sum(run["uploads_to"][accuracy] is not None for run in runs)
+            for accuracy in runs[0]["uploads_to"]
+        },
         "upload_bytes": float(np.mean(sizes)) if sizes else None,
         "float32_bytes": 4 * runs[0]["dimension"],
         "epsilon": max(epsilons, default=None),

@@ -1,16 +1,19 @@
-"""The picture of a paired comparison: accuracy over updates, and how far each seed is from the reference."""
+"""The picture of a paired comparison: errors over updates, and how far each seed is from the reference."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
 from node.experiment.palette import by_name, colour, dash
 
+LEAST_ERROR: Final = 0.01
+"""Per cent: a logarithm has no zero."""
+
 
 def draw_comparison(pyplot: Any, result: dict[str, Any]) -> Any:
-    """Left, accuracy over the uploads in the model; right, differences at the end. Gives the figure."""
+    """Left, held-out errors over the uploads in the model; right, differences at the end. Gives the figure."""
     comparison = result["comparison"]
     paired = [run for run in comparison["runs"] if run["pairs"]]
     # Noise costs so many points that no other difference would be seen beside it.
@@ -28,19 +31,21 @@ def draw_comparison(pyplot: Any, result: dict[str, Any]) -> Any:
 def _curves(axes: Any, result: dict[str, Any]) -> None:
     """Seeds are thin lines, one point for each look."""
     clients = result["experiment"]["clients"]
-    lowest = 100.0
     for index, (name, runs) in enumerate(by_name(result).items()):
         for number, run in enumerate(runs):
             points = np.array(run["accuracy_over_time"], dtype=float)
+            errors = np.maximum(100 - 100 * points[:, 2], LEAST_ERROR)
             axes.plot(
-                points[:, 1] / clients, 100 * points[:, 2], lw=1.4, alpha=0.75, color=colour(index),
-                ls=dash(index), label=name if number == 0 else None,
+                points[:, 1] / clients, errors, lw=1.4, alpha=0.75, color=colour(index), ls=dash(index),
+                label=name if number == 0 else None,
             )  # fmt: skip
-            if len(points) > 2:
-                lowest = min(lowest, 100 * float(points[2:, 2].min()))
-    axes.set_title("accuracy, %", loc="left", fontsize=11)
+    axes.set_yscale("log")
+    low, high = axes.get_ylim()
+    told = "125" if high > 10 * low else "123456789"
+    for formatter in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
+        formatter(lambda value, place: f"{value:g}" if f"{value:g}"[0] in told else "")
+    axes.set_title("held-out errors, % (logarithmic)", loc="left", fontsize=11)
     axes.set_xlabel("updates in the model, for each client")
-    axes.set_ylim(max(0.0, lowest - 5), None)
     axes.legend(loc="best", frameon=True, framealpha=0.9)
 
 
