@@ -136,7 +136,8 @@ class Inclusion:
         that hears less than half of the roster at the front keeps its front; whom the operator has retired, from
         whatever epoch on, is not missed there, or the dead could not be retired: their last epoch would never end.
         Who is in that roster no more counts for nothing; who joins at a later epoch holds the front at that epoch,
-        and at none before.
+        and at none before. The front passes no roster's start in one step, and reaches it without the roster before
+        where too few of that one are left.
         """
         for presence in self.clients.values():
             limit = OVERDUE_FACTOR * presence.task_patience
@@ -146,13 +147,51 @@ class Inclusion:
         roster = self.roster_at(self.front)
         members = [(client, self.clients[client]) for client in roster.members if client in self.clients]
         live = [presence for client, presence in members if self.is_live(client, now)]
-        last = self.roster_at(END_OF_TIME).position
-        staying = sum(client in last and not self.has_left(client) for client in roster.members)
         moving = [presence.at for presence in live if not self._holds_up(presence, now)]
-        if 2 * len(live) < staying or not moving or min(moving) <= self.front:
-            return
-        joining = [p.at for client, p in self.clients.items() if self._joins(client, p, now)]
-        self.front, self.front_at = min(moving + joining), now
+        if 2 * len(live) < self._staying(roster) or not moving:
+            start = self._up_to_next(END_OF_TIME, roster)
+            if start < END_OF_TIME and self._is_due(start, len(live), now):
+                self.front, self.front_at = start, now
+        elif min(moving) > self.front:
+            joining = [p.at for client, p in self.clients.items() if self._joins(client, p, now)]
+            self.front, self.front_at = self._up_to_next(min(moving + joining), roster), now
+
+    def resume(self, front: int, now: float) -> None:
+        """After a start: an honest replica was at `front` already; clients have their time from now on."""
+        self.front, self.front_at = max(self.front, front), now
+
+    def _staying(self, roster: Roster) -> int:
+        """How many members of a roster have not left, and are not retired from whatever epoch on."""
+        last = self.roster_at(END_OF_TIME).position
+        return sum(client in last and not self.has_left(client) for client in roster.members)
+
+    def _up_to_next(self, epoch: int, roster: Roster) -> int:
+        """`epoch`, or the start of the roster after `roster` where that comes first.
+
+        Members of one roster say nothing of the epochs of the next: else a single one that stays could push the
+        front as far as it likes.
+        """
+        while (later := self.roster_at(epoch)).number > roster.number:
+            if self.roster_at(later.start_epoch - 1).number == roster.number:
+                return later.start_epoch
+            epoch = later.start_epoch - 1
+        return epoch
+
+    def _is_due(self, start: int, live: int, now: float) -> bool:
+        """Whether the roster that starts at `start` may begin although too few of the one before are heard.
+
+        Those who retire go silent at their last epoch, and those who stay may be few, dead or malicious. Half of the
+        new roster must wait there; the old one has its time, of which `patience` is enough where `live` is 0.
+        """
+        following = self.roster_at(start)
+        waiting = sum(self.is_live(c, now) and self.clients[c].at >= start for c in following.members)
+        seconds = self._limit(self.patience.seconds) if live else self.patience.seconds
+        return now - self.front_at > seconds and 2 * waiting >= max(1, self._staying(following))
+
+    def _limit(self, patience: float) -> float:
+        """How long the front waits. A place may be held that long by one who never uploads, before the next has its
+        time: while clients queue it is twice as long."""
+        return OVERDUE_FACTOR * patience * (2 if self.queued else 1)
 
     def _joins(self, client: bytes, presence: Presence, now: float) -> bool:
         """Whether a live client is ahead of the front and a member of the roster at its own epoch."""
@@ -166,9 +205,5 @@ class Inclusion:
         says READY for ever would be live for ever.
         """
         since = presence.since if presence.at < self.front else max(presence.since, self.front_at)
-        limit = OVERDUE_FACTOR * max(presence.at_patience, self.patience.seconds)
-        if self.queued:
-            limit *= (
-                2  # A place may be held that long by one who never uploads, before the next has its time.
-            )
+        limit = self._limit(max(presence.at_patience, self.patience.seconds))
         return presence.at <= self.front and now - since > limit

@@ -164,6 +164,8 @@ class Replica:
         """Once, after construction."""
         self.context.now = self.context.started = now
         self.context.take_effects()  # writes repeated while loading are on disk already
+        # For an entry of epoch e an honest replica vouched, whose front was at least e - window.
+        self.context.inclusion.resume(self.context.ledger.last_epoch - self.context.parameters.window, now)
         self.rosters.start()
         self.items.finish_cleanup()
         return self.tick(now)
