@@ -18,6 +18,7 @@ from asyncfl.privacy.accountant import Mechanism, epsilon
 from asyncfl.replica import Replica
 from asyncfl.simulation import Simulation
 from asyncfl.simulation.network import Node
+from asyncfl.simulation.randomness import Seeded
 from node.experiment.configuration import Experiment
 from node.experiment.outcome import LATE
 from node.experiment.scene import Scene
@@ -183,6 +184,7 @@ def run_asyncfl(scene: Scene) -> None:
         last_epoch=experiment.epochs,
         weights=workbench.layout.weights,
     )
+    simulation.network.prepare = Seeded(scene.seed)
     simulation.network.on_message = watch.measure if scene.run.inclusion else watch.measure_without_inclusion
     _plan_events(experiment, simulation)
     watch.start(simulation)

@@ -74,7 +74,7 @@ def test_nodes_stop_as_asked_and_their_state_says_so(files: DeploymentDirectory,
     lines = [json.loads(line) for line in error_of(replica).splitlines()]
     error_of(clients)
     assert (replica.returncode, clients.returncode) == (0, 0)
-    assert lines[0]["event"] == "started"
+    assert [line["event"] for line in lines][:2] == ["colluders_assumed", "started"]
     assert lines[-1]["event"] == "stopped"
     for name in ("replica-0", "client-0", "client-1"):
         assert json.loads(files.status_file(name).read_text())["state"] == "stopped"
