@@ -54,7 +54,6 @@ class MisdealsOne(Dealer):
     "misdeals-many", CLIENT,
     tries="seals other shares than it committed to for all replicas but one",
     rule=SHARES,
-    without=("shares-unchecked",),
 )  # fmt: skip
 class MisdealsMany(MisdealsOne):
     def tamper(self, dealing: Dealing) -> tuple[Manifest, bytes]:
@@ -176,7 +175,6 @@ class FarBeyondTheClip(Dealer):
     "coefficients-from-q-on", CLIENT,
     tries="packs coefficients that are not below the modulus",
     rule="every coefficient of y is checked before anything is stored (section 3)",
-    without=("range-unchecked",),
 )  # fmt: skip
 class CoefficientsFromQOn(Dealer):
     def tamper(self, dealing: Dealing) -> tuple[Manifest, bytes]:

@@ -47,6 +47,10 @@ class Grouping(Behaviour):
         group_id = lock.content.id.model_copy(update={"part": lock.content.id.part + part})
         return LockContent(id=group_id, members=tuple(sorted(members, key=lambda m: (m.client, m.epoch))))
 
+    def reveals(self, group_id: GroupId) -> bool:
+        """Whether REVEALs are sent by now."""
+        return True
+
     def to_all(self, *contents: LockContent) -> Shown:
         """The same to everybody, but half of them hear them in the opposite order."""
         return {
@@ -102,6 +106,8 @@ class Grouping(Behaviour):
             for peer in self.me.honest:
                 for content in self.shown[group_id].get(self.me.federation.replica_index[peer], ()):
                     self.send(peer, self.lock(content))
+            if not self.reveals(group_id):
+                continue
             for name, content in self._contents(group_id).items():
                 for peer in self.me.honest:
                     self.send(peer, Reveal(content=content, votes=self.me.coven.votes_of(name)))

@@ -24,12 +24,47 @@ ONCE = "an id and a (client, epoch) are locked once, for ever (section 4, step 5
     "differencing", "replica",
     tries="asks for locks on a group, and on the same group less one member",
     rule=ONCE,
-    without=("lock-rule-off", "uploads-locked-twice", "lock-table-forgotten"),
+    without=("lock-rule-off", "uploads-locked-twice"),
 )  # fmt: skip
 class Differencing(Grouping):
     def groups(self, lock: Lock) -> Shown:
         members = lock.content.members
         return self.to_all(lock.content, self.content(lock, members[1:] or members, 1000))
+
+
+@attacker(
+    "waits-for-restarts",
+    "replica",
+    tries="gathers locks on a group, waits until signers have restarted, and asks for the group less one member",
+    rule="locks are on disk, and are never deleted (section 4, step 5)",
+    without=("lock-table-forgotten",),
+)
+class WaitsForRestarts(Grouping):
+    WAIT = 5.0
+
+    def __init__(self, me: Insider) -> None:
+        super().__init__(me)
+        self._began: dict[GroupId, float] = {}
+
+    def groups(self, lock: Lock) -> Shown:
+        self._began[lock.content.id] = self.now
+        return {j: [lock.content] for j in range(self.me.federation.parameters.replicas)}
+
+    def reveals(self, group_id: GroupId) -> bool:
+        return self.now >= self._began[group_id] + 2 * self.WAIT
+
+    def hears(self, peer: bytes, message: Message) -> Iterable[Message]:
+        # Its own machine would reveal the group at once.
+        return () if isinstance(message, Locked) else super().hears(peer, message)
+
+    def acts(self) -> None:
+        for group_id, began in self._began.items():
+            if self.now >= began + self.WAIT and len(self.shown[group_id][0]) == 1:
+                whole = self.shown[group_id][0][0]
+                part = group_id.model_copy(update={"part": group_id.part + 1000})
+                less = LockContent(id=part, members=whole.members[1:] or whole.members)
+                self.shown[group_id] = self.to_all(whole, less)
+        super().acts()
 
 
 @attacker(

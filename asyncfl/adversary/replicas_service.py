@@ -113,7 +113,6 @@ class RefusesUploads(Behaviour):
     "share-bad", "replica",
     tries="says SHARE_BAD of every upload",
     rule="n-t SHARE_OKs are enough, and nothing is disclosed (section 3)",
-    without=("own-doubt-refuses-locks",),
 )  # fmt: skip
 class FalseShareBad(Behaviour):
     def says(self, peer: bytes, message: Message) -> Iterable[Message]:
@@ -232,7 +231,6 @@ class RefusesLocks(Behaviour):
     "steals-uploads", "replica",
     tries="takes uploads of living coordinators over as soon as they are relayed",
     rule="a takeover is held while the named coordinator can be reached (section 4, step 9)",
-    without=("takeovers-not-held",),
 )  # fmt: skip
 class StealsUploads(Grouping):
     def groups(self, lock: Lock) -> Shown:
@@ -308,7 +306,6 @@ class FrontBehind(Boasting):
     "replica",
     tries="reports a patience of a day",
     rule=FRONTS,
-    without=("largest-patience",),
 )
 class LongPatience(Boasting):
     def fields(self, peer: bytes) -> dict[str, int]:

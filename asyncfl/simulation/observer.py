@@ -89,7 +89,7 @@ class Observer:
         self._front = 1
         """The largest front that an honest replica has said."""
         self._entries: dict[bytes, int] = {}
-        """How many entries a version has, as honest replicas signed it."""
+        """How many entries a version has, as honest replicas computed it."""
         self._trained: dict[bytes, int] = {}
         """The most entries of a model that an honest client has trained from."""
         simulation.network.on_failure = self._on_failure
@@ -132,6 +132,13 @@ class Observer:
         if any(keys[index] not in self.malicious for index in blamed):
             self._fail("S4", node, f"an honest replica is blamed for a wrong sum: one of {sorted(blamed)}")
 
+    def _note_model(self, node: Node, version: bytes, model: bytes) -> None:
+        """A model counts as an honest replica's from its row on: the vote may still find nobody to hear it."""
+        self._models.add(model)
+        record = getattr(node.machine, "models").records.get(version)  # noqa: B009
+        if record is not None:
+            self._entries[version] = record.entries
+
     def _note_item(self, node: Node, name: bytes, value: bytes) -> None:
         """Every item in an honest ledger was opened by an honest replica."""
         _, _, votes, _ = unpack(value)
@@ -142,6 +149,8 @@ class Observer:
 
     def _note_contents(self, node: Node, effect: Persist) -> None:
         for write in effect.writes:
+            if isinstance(write, Put) and write.table is Table.MODELS:
+                self._note_model(node, write.key, write.value)
             if isinstance(write, Put) and write.table is Table.ITEMS:
                 self._note_item(node, write.key, write.value)
             if isinstance(write, Put) and write.table is Table.LOCKS:
@@ -242,8 +251,6 @@ class Observer:
     def _on_model_vote(self, node: Node, message: ModelVote) -> None:
         if node.durable[Table.MODELS].get(message.version) != message.model:
             self._fail("S4", node, "a model was signed that is not on disk as this version's")
-        self._models.add(message.model)
-        self._entries[message.version] = message.entries
         known = self._model_of.setdefault(message.version, message.model)
         if known != message.model:
             self._fail("S2", node, "honest replicas signed different models of one version")
@@ -271,7 +278,9 @@ class Observer:
         if job.model not in self._models:
             self._fail("S3", node, "trains on a model that no honest replica signed")
             return
-        entries = self._entries.get(job.context.base_version, 0)
+        entries = self._entries.get(job.context.base_version)
+        if entries is None:
+            return
         if entries < self._trained.get(node.key, 0):
             self._fail(
                 "S3", node, f"trains on a model of {entries} entries after one of {self._trained[node.key]}"

@@ -1,0 +1,310 @@
+"""Deliberate defects, each a few characters of one function, that the simulator must catch.
+
+A mutation replaces `old` by `new` in the source of a function and swaps its code in place, so that whoever has
+imported it gets the defect too. `old` must occur exactly once: a mutation that no longer fits the code fails loudly.
+"""
+
+from __future__ import annotations
+
+import inspect
+import textwrap
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from importlib import import_module
+from types import CodeType, FunctionType
+from typing import Any
+
+from asyncfl.simulation.attackers import Attack
+from asyncfl.simulation.faults import Crash, Disconnection, Fault, Hold
+from asyncfl.simulation.scenario import Scenario
+
+
+@dataclass(frozen=True)
+class Mutation:
+    """`found`: the rules whose breach gives the mutation away. Empty: it breaks none, and only costs uploads.
+
+    `also`: places that must change with it, as (place, old, new); there the code has two lines of defence.
+    """
+
+    name: str
+    disables: str
+    place: str
+    old: str
+    new: str
+    found: frozenset[str]
+    scenario: Callable[[int], Scenario]
+    seeds: int = 3
+    also: tuple[tuple[str, str, str], ...] = ()
+
+
+def find(place: str) -> FunctionType:
+    """The function at `module:path.to.it`, without its decorators."""
+    module, _, path = place.partition(":")
+    thing: Any = import_module(module)
+    for name in path.split("."):
+        thing = inspect.getattr_static(thing, name)
+    return inspect.unwrap(thing.fget if isinstance(thing, property) else thing)
+
+
+@contextmanager
+def replaced(place: str, old: str, new: str) -> Iterator[None]:
+    """One function with another text."""
+    function = find(place)
+    source = textwrap.dedent(inspect.getsource(function))
+    assert source.count(old) == 1, f"the mutation of {place} does not fit the code any more:\n{source}"
+    honest = function.__code__
+    lines = source.replace(old, new).splitlines()
+    first = next(index for index, line in enumerate(lines) if line.startswith("def "))
+    text = "from __future__ import annotations\n" + "\n".join(lines[first:])
+    compiled = compile(text, f"<mutation of {place}>", "exec")
+    function.__code__ = next(c for c in compiled.co_consts if isinstance(c, CodeType))
+    try:
+        yield
+    finally:
+        function.__code__ = honest
+
+
+@contextmanager
+def applied(mutation: Mutation) -> Iterator[None]:
+    """The code with the defect in it."""
+    with ExitStack() as stack:
+        for place, old, new in ((mutation.place, mutation.old, mutation.new), *mutation.also):
+            stack.enter_context(replaced(place, old, new))
+        yield
+
+
+def quiet(
+    *attacks: tuple[str, str],
+    faults: tuple[Fault, ...] = (),
+    clients: int = 8,
+    epochs: int = 3,
+    cell_size: int | None = None,
+) -> Callable[[int], Scenario]:
+    """Four replicas, one of which may be malicious, on a fast network."""
+    chosen = tuple(Attack(node, name) for node, name in attacks)
+    return lambda seed: Scenario(
+        seed, 4, 1, clients, epochs=epochs, faults=faults, attacks=chosen, cell_size=cell_size
+    )
+
+
+def by_replica(name: str, **options: Any) -> Callable[[int], Scenario]:
+    return quiet(("replica-0", name), **options)
+
+
+def by_clients(name: str, **options: Any) -> Callable[[int], Scenario]:
+    return quiet(("client-0", name), ("client-5", name), **options)
+
+
+SPLIT = {"clients": 8, "cell_size": 4, "epochs": 2}
+REPLICA = "asyncfl.replica."
+CLIENT = "asyncfl.client."
+S1, S2, S3, S4, STALL = (frozenset((rule,)) for rule in ("S1", "S2", "S3", "S4", "L"))
+LOST: frozenset[str] = frozenset()
+
+MUTATIONS = [
+    # groups and locks
+    Mutation(
+        "lock-rule-off", "an id and a (client, epoch) are locked once", REPLICA + "locks:LockTable.conflict",
+        "same = self.by_id.get(content.id)", "return None", S1 | S4, by_replica("differencing"),
+    ),
+    Mutation(
+        "uploads-locked-twice", "a (client, epoch) is locked once", REPLICA + "locks:LockTable.conflict",
+        "if other is not None:", "if False:", S1 | S4, by_replica("differencing"),
+    ),
+    Mutation(
+        "lock-table-forgotten", "locks are read back after a restart", REPLICA + "locks:LockTable.load",
+        "for key in sorted(rows):", "for key in ():", S1 | S4,
+        by_replica("waits-for-restarts", faults=tuple(
+            Crash(f"replica-{j}", at, 0.3) for at in (5.0, 7.0) for j in (1, 2, 3)
+        )),
+    ),
+    Mutation(
+        "lock-contradicted", "a replica never signs two groups that share an upload, not even a revealed one",
+        REPLICA + "locks:Locks.receive_lock", "if content.id not in self.table.contested:", "if True:",
+        S4, by_replica("differencing", clients=12), seeds=6,
+    ),
+    Mutation(
+        "reveal-without-locks", "n-t lock signatures before any answer", REPLICA + "context:Context.are_votes_valid",
+        "if len({vote.replica", "if kind == 'locked':\n        return True\n    if len({vote.replica",
+        S1, by_replica("reveals-unlocked"),
+    ),
+    Mutation(
+        "group-below-minimum", "at least min_group members of one cell", "asyncfl.groups:check_group",
+        "if own < parameters.min_group:", "if own < 1:", S1, by_replica("lone-member"),
+    ),
+    Mutation(
+        "riders-count", "riders come on top of min_group", "asyncfl.groups:is_own",
+        "return member.epoch ==", "return True or member.epoch ==", S1, by_replica("minority-of-its-cell"),
+    ),
+    Mutation(
+        "riders-of-any-epoch", "riders are of the last 8 epochs", "asyncfl.groups:check_group",
+        "elif not group.epoch - MAX_LATE_EPOCHS <= member.epoch <= group.epoch:", "elif False:",
+        S1, by_replica("riders-of-the-future", clients=12),
+    ),
+    Mutation(
+        "riders-on-any-cell", "riders only on the coordinator's own cells", "asyncfl.groups:check_group",
+        "elif group.cell % parameters.replicas != group.coordinator:", "elif False:",
+        S1, by_replica("foreign-cell", clients=12, faults=(Disconnection("replica-0", "replica-1", 2.0, 60.0),
+                                                           Crash("replica-1", 3.0, 40.0))), seeds=6,
+    ),
+    Mutation(
+        "client-twice-in-group", "each client once in a group", "asyncfl.groups:check_group",
+        "if len({client for client, _ in order}) != len(order):", "if False:", S1, by_replica("member-twice"),
+    ),
+    Mutation(
+        "assignment-unchecked", "cell and epoch follow from the shuffle", "asyncfl.groups:check_assignment",
+        "if core.cell != cell:", "if False:", S1, by_clients("wrong-cell", clients=12),
+    ),
+    Mutation(
+        "manifests-unsigned", "the client signs its manifest", "asyncfl.masking.verify:check_manifest",
+        "if not verify(", "if False and not verify(", S1, by_clients("broken-signature"),
+    ),
+    Mutation(
+        "oks-unchecked", "every member of a LOCK has n-t valid SHARE_OKs", REPLICA + "jobs:VerifyOks.run",
+        "federation = self.federation", "return True", STALL,
+        quiet(("replica-0", "invented-oks"), *((f"client-{i}", "misdeals-many") for i in range(5))),
+    ),
+    # answers
+    Mutation(
+        "answer-without-a-member", "an answer is the sum over all members", REPLICA + "jobs:SumShares.run",
+        "masking.sum_packed(self.shares,", "masking.sum_packed(self.shares[1:],", S1, quiet(),
+    ),
+    Mutation(
+        "check-blocks-ignored", "an opening is accepted by its check blocks", "asyncfl.masking.opening:find_secret",
+        "members * OPENING_BOUND", "ring.modulus", S2 | S4, by_replica("random-sums"),
+        also=(("asyncfl.masking.opening:open_sum", "> members * OPENING_BOUND", "> ring.modulus"),),
+    ),
+    Mutation(
+        "blame-by-few", "a wrong sum is proven by n-t answers on one polynomial", REPLICA + "jobs:OpenGroup.run",
+        "len(agreeing) >= self.federation.parameters.quorum", "True", S4,
+        lambda seed: Scenario(seed, 7, 2, 14, epochs=2, attacks=(
+            Attack("replica-0", "frame-up"), Attack("replica-1", "frame-up"))), seeds=6,
+    ),
+    # dealing
+    Mutation(
+        "proof-unchecked", "check-block errors within six sigma", "asyncfl.masking.verify:verify_public",
+        "if not error_within_bound(", "if False and not error_within_bound(", STALL | S4,
+        by_clients("spiked-check-block"),
+    ),
+    Mutation(
+        "polynomial-unchecked", "a share lies on the published projections", "asyncfl.masking.verify:open_share",
+        "if bool((difference % ring.modulus).any()):", "if False:", STALL | S4, by_clients("off-the-polynomial"),
+    ),
+    Mutation(
+        "payload-not-in-core", "the projections are drawn from all of y",
+        "asyncfl.messages.uploads:ManifestCore.digest",
+        "self.encode()", 'self.model_copy(update={"upload": bytes(32)}).encode()', STALL | S4,
+        by_clients("errors-after-the-proof"),
+    ),
+    Mutation(
+        "shares-not-in-core", "the projections are drawn from every h_j and box",
+        "asyncfl.messages.uploads:ManifestCore.digest", "self.encode()",
+        'self.model_copy(update={"share_digests": (), "boxes": ()}).encode()', STALL | S4,
+        by_clients("shares-after-the-proof"),
+    ),
+    # disk before word
+    Mutation(
+        "signature-before-disk", "what is promised is on disk first", REPLICA + "context:Context.take_effects",
+        "return effects", "return sorted(effects, key=lambda e: not isinstance(e, Send))", S4, quiet(),
+    ),
+    Mutation(
+        "lock-before-disk", "a lock is on disk before its signature leaves", REPLICA + "locks:Locks._progress",
+        "context.persist(self.table.record(content))", "self.table.record(content)", S4, quiet(),
+    ),
+    Mutation(
+        "share-not-on-disk", "the share is on disk before SHARE_OK", REPLICA + "uploads:Uploads.verified",
+        'writes = [self._manifest_row(record), Put(Table.SHARES, digest, share or b"")]',
+        "writes = [self._manifest_row(record)]", S4, quiet(),
+    ),
+    Mutation(
+        "model-vote-without-row", "a model is on disk as its version's before it is signed",
+        REPLICA + "models:Models.computed", "context.persist(Put(Table.MODELS, version, model))", "pass", S4, quiet(),
+    ),
+    Mutation(
+        "no-privacy-event", "the privacy event is written with the upload", CLIENT + "uploading:Uploading.trained",
+        "Put(Table.PRIVACY, context.epoch.to_bytes(8, \"big\"), event),", "", S4, quiet(),
+    ),
+    Mutation(
+        "upload-made-anew", "after a restart the upload on disk is sent again", CLIENT + "context:Context.__init__",
+        "pending = meta.get(PENDING)", "pending = None", S4,
+        quiet(faults=(*(Hold("Stored", f"client-{i}", 4.0, 30.0) for i in range(4)),
+                      *(Crash(f"client-{i}", 3.5, 0.5) for i in range(4)))),
+    ),
+    Mutation(
+        "two-uploads-vouched", "one upload is vouched for of each (client, epoch)",
+        REPLICA + "uploads:Uploads.verified",
+        "if share is not None and record.key not in self.accepted and timely:", "if share is not None:", S4,
+        by_clients("two-uploads"),
+    ),
+    # models
+    Mutation(
+        "no-certificate-check", "a client trains on certified models only", CLIENT + "asking:Asking._is_certified",
+        "votes = certificate.votes", "return True", S3, by_replica("forged-models"),
+    ),
+    Mutation(
+        "t-signatures-enough", "t+1 signatures certify", "asyncfl.parameters:Parameters.certifiers",
+        "return self.byzantine + 1", "return self.byzantine", S3 | S2, by_replica("forged-models"),
+    ),
+    Mutation(
+        "signers-not-distinct", "the signers of a model are distinct", CLIENT + "asking:Asking._is_certified",
+        "len(replicas) != len(votes) or ", "", S3, by_replica("repeated-signatures"),
+    ),
+    Mutation(
+        "votes-not-distinct", "the attestors of an item are distinct", REPLICA + "context:Context.are_votes_valid",
+        "len({vote.replica for vote in votes}) != len(votes) or ", "", S2, by_replica("repeated-votes"),
+    ),
+    Mutation(
+        "older-models-taken", "no model with fewer entries than seen", CLIENT + "asking:Asking.receive_task",
+        "if certificate.entries < context.seen_entries:", "if False:", S3, by_replica("stale-models", epochs=6),
+    ),
+    Mutation(
+        "fold-by-arrival", "the model is a function of the set of entries", REPLICA + "models:Models._compute",
+        "roster_size = len(context.rosters.first.members)",
+        "items = context.ledger.items; roster_size = 99 * next((i.id.cell + 1 for i in reversed(items.values())), 1)", S2,
+        by_replica("late-epochs", clients=12, faults=(Hold("Relay", "replica-1", 1.0, 30.0),)),
+    ),
+    # the course of training
+    Mutation(
+        "largest-front", "the (t+1)-th largest front moves a client", CLIENT + "fronts:Fronts.front",
+        "ranked[self.parameters.byzantine]", "ranked[0]", S1, by_replica("front-far-ahead"),
+    ),
+    Mutation(
+        "nobody-is-overdue", "overdue clients are left out", "asyncfl.inclusion:Inclusion._holds_up",
+        "return presence.at <= self.front and now - since > limit", "return False", STALL,
+        by_clients("ready-for-ever", epochs=6), seeds=1,
+        also=(
+            ("asyncfl.inclusion:Inclusion.is_live", "return not (presence.task_epoch and", "return True or ("),
+            ("asyncfl.inclusion:Inclusion.update", "presence.misses += 1", "continue"),
+        ),
+    ),
+    Mutation(
+        "never-the-next-in-line", "a client turns to the next in line", CLIENT + "asking:Asking._check_silence",
+        "silent = context.now - self._asked_at", "return", LOST, by_replica("silent"),
+    ),
+    Mutation(
+        "one-refusal-kills-a-group", "only more than t refusals end a request",
+        REPLICA + "coordination:Coordination.receive_refused",
+        "if len(own.refused) > self.context.parameters.byzantine:", "if own.refused:", LOST,
+        by_replica("refuses-locks"),
+    ),
+    Mutation(
+        "one-refusal-enough", "only more than t refusals give an upload up",
+        CLIENT + "uploading:Uploading.receive_refused",
+        "if len(self._refused) > context.parameters.byzantine:", "if True:", LOST,
+        by_replica("refuses-uploads"),
+    ),
+    Mutation(
+        "one-taken-over-enough", "t+1 must say that an upload was taken over",
+        REPLICA + "coordination:Coordination._is_taken",
+        "return len(taken.by) >= self.context.parameters.certifiers or self.context.now < taken.until", "return True",
+        LOST, by_replica("false-taken-over"),
+    ),
+    Mutation(
+        "one-finish-enough", "t+1 must say that training is over", CLIENT + "fronts:Fronts.finished",
+        "said > self.parameters.byzantine", "said > 0", STALL, by_replica("false-finish"),
+    ),
+]  # fmt: skip
+
+BY_NAME = {mutation.name: mutation for mutation in MUTATIONS}
+assert len(BY_NAME) == len(MUTATIONS)

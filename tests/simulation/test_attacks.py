@@ -1,0 +1,66 @@
+"""Every attacker, alone and in pairs, against whole deployments: no rule is broken, and training goes on."""
+
+from itertools import combinations
+
+import pytest
+
+from asyncfl.adversary import ATTACKERS, Attacker
+from asyncfl.simulation.attackers import Attack
+from asyncfl.simulation.scenario import Scenario
+from asyncfl.simulation.trial import run
+
+CLIENTS, EPOCHS = 8, 2
+LEAST = 0.35
+"""Part of honest clients' uploads that is opened under any attack: those of the attackers' own cells are lost, and
+with eight clients in two cells that is half of them."""
+SMALL = ("differencing", "frame-up", "invented-items", "forged-models", "slow", "minority-of-its-cell")
+WORST = (
+    "differencing", "disjoint-groupings", "waits-for-restarts", "signs-conflicts", "reveals-unlocked", "frame-up",
+    "random-sums", "invented-items", "forged-models", "steals-uploads", "false-taken-over", "refuses-locks",
+)  # fmt: skip
+
+
+def arrange(attacker: Attacker, replicas: int = 4, byzantine: int = 1, clients: int = CLIENTS) -> Scenario:
+    """All t replicas, or two clients, do this."""
+    names = (
+        [f"replica-{j}" for j in range(byzantine)]
+        if attacker.role == "replica"
+        else ["client-0", f"client-{clients // 2}"]
+    )
+    attacks = tuple(Attack(name, attacker.name) for name in names)
+    return Scenario(1, replicas, byzantine, clients, epochs=EPOCHS, attacks=attacks)
+
+
+@pytest.mark.parametrize("attacker", [*ATTACKERS.values()], ids=lambda attacker: attacker.name)
+def test_an_attack_is_stopped(attacker: Attacker) -> None:
+    outcome = run(arrange(attacker))
+    assert outcome.kind is None, (outcome.violations[:3], outcome.stalled)
+    assert outcome.entries >= EPOCHS
+    assert outcome.included >= LEAST * outcome.sent
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_two_of_seven_replicas_are_stopped(name: str) -> None:
+    outcome = run(arrange(ATTACKERS[name], 7, 2, 14))
+    assert outcome.kind is None, (outcome.violations[:3], outcome.stalled)
+    assert outcome.included >= LEAST * outcome.sent
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("pair", [*combinations(WORST, 2)], ids="+".join)
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_two_colluders_with_different_attacks_are_stopped(pair: tuple[str, str], seed: int) -> None:
+    """At n = 7, t = 2, with two clients that deal badly and share what they know."""
+    first, second = pair
+    attacks = (
+        Attack("replica-0", first), Attack("replica-1", second),
+        Attack("client-0", "misdeals-many"), Attack("client-7", "two-uploads"),
+    )  # fmt: skip
+    outcome = run(Scenario(seed, 7, 2, 14, epochs=EPOCHS, attacks=attacks))
+    assert outcome.kind is None, (outcome.violations[:3], outcome.stalled)
+    assert outcome.included >= LEAST * outcome.sent
+
+
+def test_the_registry_says_what_each_tries_and_which_rule_stops_it() -> None:
+    assert len(ATTACKERS) >= 60
+    assert all(attacker.tries and attacker.rule for attacker in ATTACKERS.values())
