@@ -25,6 +25,7 @@ from asyncfl.rows import EXPECTED_ROWS, RowSum, compute_divisor, compute_expecte
 from asyncfl.statistics import RowStatistics
 
 CACHED_STATES = 12
+OTHERS_STATES = 4
 
 
 def compute_contribution(row: RowSum, divisor: float, federation: Federation) -> Tensor:
@@ -103,23 +104,28 @@ def fold_row(
 class FoldCache:
     """Fold states after recent rows, by chain value: O(rows in flight * d) memory.
 
-    A late entry changes the chain from its row on, so that just those rows are added up again.
+    A late entry changes the chain from its row on, so that just those rows are added up again. What is computed for
+    versions that only others hold is kept apart: a replica that shows one version after the other, none of which has
+    the first item, would else have every model computed anew from the first row.
     """
 
-    def __init__(self, limit: int = CACHED_STATES) -> None:
-        self._states: OrderedDict[bytes, FoldState] = OrderedDict()
-        self._limit = limit
+    def __init__(self, limit: int = CACHED_STATES, others: int = OTHERS_STATES) -> None:
+        self._own: OrderedDict[bytes, FoldState] = OrderedDict()
+        self._others: OrderedDict[bytes, FoldState] = OrderedDict()
+        self._limits = {True: limit, False: others}
 
-    def get(self, chain: bytes) -> FoldState | None:
-        state = self._states.get(chain)
-        if state is not None:
-            self._states.move_to_end(chain)
-        return state
+    def get(self, chain: bytes, *, own: bool) -> FoldState | None:
+        state = self._own.get(chain)
+        if state is not None and own:
+            self._own.move_to_end(chain)
+        return state or self._others.get(chain)
 
-    def put(self, chain: bytes, state: FoldState) -> None:
-        self._states[chain] = state
-        while len(self._states) > self._limit:
-            self._states.popitem(last=False)
+    def put(self, chain: bytes, state: FoldState, *, own: bool) -> None:
+        """`own`: of a version of this replica's own ledger."""
+        states = self._own if own else self._others
+        states[chain] = state
+        while len(states) > self._limits[own]:
+            states.popitem(last=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +147,8 @@ class FoldJob:
     """The version."""
     roster_size: int
     cache: FoldCache
+    own: bool = True
+    """Whether the version is one of this replica's own ledger."""
 
     def run(self, blobs: Blobs) -> Folded:
         state = self.state(blobs)
@@ -157,7 +165,7 @@ class FoldJob:
         dimension = self.federation.upload_dimension
         state, changed = FoldState.start(self.federation), []
         for link in self.head.back():
-            cached = self.cache.get(link.chain)
+            cached = self.cache.get(link.chain, own=self.own)
             if cached is not None:
                 state = cached
                 break
@@ -166,5 +174,5 @@ class FoldJob:
             sums = ((decode_sum(blobs.read(name), dimension), members) for name, members in link.sums)
             expected = expected_members(link, self.roster_size)
             state = fold_row(state, sums, link.epoch, expected, self.federation)
-            self.cache.put(link.chain, state)
+            self.cache.put(link.chain, state, own=self.own)
         return state

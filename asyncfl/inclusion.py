@@ -69,9 +69,12 @@ class Inclusion:
     front: int = 1
     clients: dict[bytes, Presence] = field(default_factory=dict)
     front_at: float = 0.0
-    """When the front last moved, or an upload came that it waited for and that had to queue."""
-    queued: bool = False
-    """Whether coordinators limit their TASKs, so that a client may wait for a place through no fault of its own."""
+    """When the front last moved."""
+    worked_at: float = 0.0
+    """When an upload last came that it waited for and that had to queue."""
+    places: int = 0
+    """TASKs that a coordinator may have outstanding, so that a client may wait for a place through no fault of its
+    own; 0: as many as clients ask for."""
 
     def heard(self, client: bytes, epoch: int, now: float) -> Presence:
         """READY(epoch) arrived."""
@@ -112,9 +115,9 @@ class Inclusion:
             self._arrived(presence, epoch + 1, now)
 
     def worked_on(self, epoch: int, now: float) -> None:
-        """A verified upload of `epoch` came. While clients queue, those who come last have their time from then on."""
-        if self.queued and epoch <= self.front:
-            self.front_at = now
+        """An upload of `epoch` was accepted. While clients queue, those who come last have their time from then on."""
+        if self.places and epoch <= self.front:
+            self.worked_at = now
 
     def is_live(self, client: bytes, now: float) -> bool:
         """Heard from within `patience`, not overdue, and not left out for having been so."""
@@ -191,7 +194,7 @@ class Inclusion:
     def _limit(self, patience: float) -> float:
         """How long the front waits. A place may be held that long by one who never uploads, before the next has its
         time: while clients queue it is twice as long."""
-        return OVERDUE_FACTOR * patience * (2 if self.queued else 1)
+        return OVERDUE_FACTOR * patience * (2 if self.places else 1)
 
     def _joins(self, client: bytes, presence: Presence, now: float) -> bool:
         """Whether a live client is ahead of the front and a member of the roster at its own epoch."""
@@ -204,6 +207,17 @@ class Inclusion:
         "Overdue" is known only to the replica that gave the TASK; to all others a client that hangs, or rests, or
         says READY for ever would be live for ever.
         """
-        since = presence.since if presence.at < self.front else max(presence.since, self.front_at)
+        since = presence.since if presence.at < self.front else max(presence.since, self._front_since())
         limit = self._limit(max(presence.at_patience, self.patience.seconds))
         return presence.at <= self.front and now - since > limit
+
+    def _front_since(self) -> float:
+        """From when on clients at the front have their time: while clients queue, from the last upload.
+
+        But no longer than a queue of the whole roster takes: uploads of accomplices, sent one by one, would else hold
+        the front for a client that never uploads.
+        """
+        if not self.places:
+            return self.front_at
+        queue = self.patience.seconds * len(self.roster_at(self.front).members) / self.places
+        return max(self.front_at, min(self.worked_at, self.front_at + queue))

@@ -156,7 +156,7 @@ def compute_handicap(client: bytes, rosters: Rosters, ledger: Ledger) -> float:
         roster, following = rosters.held[number], rosters.held[number + 1]
         mean += ledger.members_in(roster.start_epoch, following.start_epoch) / len(roster.members)
     if joined and any(client in roster.position for roster in rosters.held[:joined]):
-        start = rosters.held[joined].start_epoch
+        start = min(rosters.held[joined].start_epoch, ledger.last_epoch + 1)
         before = sum((client, epoch) in ledger.included for epoch in range(1, start))
     return mean - before
 

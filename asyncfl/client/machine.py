@@ -74,6 +74,7 @@ class Client:
         self.membership = Membership(context, self._move)
         self.asking = Asking(context, self.membership, self._move)
         self.membership.ask_from = self.asking.ask_from
+        self.membership.rest_if_done = self._rest_if_done
         self.uploading = Uploading(context, trainer, self._move)
         self._handlers: dict[type[Any], Callable[[int, Any], None]] = {
             Front: self._receive_front,

@@ -27,6 +27,8 @@ class Membership:
         self.move = move
         self.ask_from: Callable[[int], None] = lambda place: None
         """Asks for a TASK anew."""
+        self.rest_if_done: Callable[[], None] = lambda: None
+        """Rests, or leaves, where the last epoch or the budget is over."""
         self._asked_as: Roster | None = None
         """The roster under which a TASK is being asked for."""
         self._requested_at: dict[int, float] = {}
@@ -61,6 +63,7 @@ class Membership:
         if not context.is_member:
             self._asked_as = None
             return self._stay_out(agreed)
+        self._return()
         if context.roster == self._asked_as or context.state is not State.ASKING:
             return False
         self._asked_as = context.roster
@@ -85,8 +88,7 @@ class Membership:
                 )
                 context.notify("retired", epoch=context.epoch, roster=number)
             return False
-        if context.state is State.RETIRED:
-            context.state = State.ASKING
+        self._return()
         if later.start_epoch > context.epoch:
             context.notify("joins", epoch=later.start_epoch, roster=later.number)
             self.move(later.start_epoch)
@@ -96,6 +98,12 @@ class Membership:
             f"they report {agreed}"
         )
         return False
+
+    def _return(self) -> None:
+        """A roster lists this client again."""
+        if self.context.state is State.RETIRED:
+            self.context.state = State.ASKING
+            self.rest_if_done()
 
     # statements
 

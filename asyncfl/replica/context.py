@@ -44,7 +44,7 @@ class Context:
         self.rosters = Rosters(federation)
         self.assignment = Assignment(federation)
         self.ledger = Ledger(federation.digest)
-        self.inclusion = Inclusion(self.rosters.at, queued=federation.parameters.concurrency > 0)
+        self.inclusion = Inclusion(self.rosters.at, places=federation.parameters.concurrency)
         self.now = 0.0
         self.started = 0.0
         self.connected: set[bytes] = set()

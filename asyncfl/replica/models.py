@@ -83,7 +83,8 @@ class Models:
         context = self.context
         record = self.records[head.chain] = ModelRecord(head)
         roster_size = len(context.rosters.first.members)
-        job = FoldJob(context.federation, self.initial, head, roster_size, self.cache)
+        own = context.ledger.link_before(head.epoch + 1) is head
+        job = FoldJob(context.federation, self.initial, head, roster_size, self.cache, own)
         context.compute((FOLD, head.chain), job)
         return record
 

@@ -255,8 +255,8 @@ class Uploads:
         if share is not None and record.key not in self.accepted and timely:
             self.accepted[record.key] = digest
             writes.append(Put(Table.SEEN, seen_key(client, epoch), digest))
+            context.inclusion.worked_on(epoch, context.now)
         context.persist(*writes)
-        context.inclusion.worked_on(epoch, context.now)
         if share is not None and self.accepted.get(record.key) == digest:
             record.oks[context.index] = self._sign(ShareOk.KIND, record)
         if record.share_bad:

@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from asyncfl import fold
 from asyncfl.digest import content_digest
 from asyncfl.federation import Federation
 from asyncfl.fold import (
@@ -143,3 +144,26 @@ def test_the_models_digest_is_that_of_its_canonical_bytes() -> None:
     federation, blobs = make_federation(), MemoryBlobs()
     ledger = Ledger(federation.digest)
     assert content_digest(compute_model(federation, ledger, blobs)) == federation.initial_model
+
+
+def test_versions_that_others_invent_do_not_drive_own_states_out_of_the_cache(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    federation, blobs, folded = make_federation(), MemoryBlobs(), []
+    ledger = Ledger(federation.digest)
+    for epoch in range(1, 31):
+        for cell in range(2):
+            ledger.add(make_entry(blobs, epoch, cell, 4, [epoch, cell, 1, 0, 0, 0, 0]))
+    fold_row = fold.fold_row
+    monkeypatch.setattr(fold, "fold_row", lambda *given: folded.append(given[2]) or fold_row(*given))
+    cache = FoldCache()
+    compute_model(federation, ledger, blobs, cache)
+    first, *others = ledger.rows()
+    fork = ledger.extended(ledger.start, [first.model_copy(update={"items": first.items[1:]}), *others])
+    assert fork is not None
+    for _ in range(2):
+        FoldJob(federation, INITIAL, fork, 16, cache, own=False).run(blobs)
+    folded.clear()
+    ledger.add(make_entry(blobs, 28, 2, 4, [1] * 7))
+    assert compute_model(federation, ledger, blobs, cache) == compute_model(federation, ledger, blobs)
+    assert folded[:3] == [28, 29, 30]

@@ -136,3 +136,19 @@ def test_who_is_not_yet_a_member_does_not_hold_up_the_front_from_behind() -> Non
         inclusion.heard(client, 4, 0.0)
     inclusion.update(0.0)
     assert inclusion.front == 4
+
+
+def test_accomplices_that_upload_one_by_one_cannot_hold_the_front_while_clients_queue() -> None:
+    """One that never uploads is at the front; every ten seconds an accomplice brings an upload of an epoch before."""
+    roster = Roster(0, 1, (A, B, C, D))
+    inclusion = Inclusion(lambda epoch: roster, places=1)
+    inclusion.heard(A, 1, 0.0)
+    now, longest = 0.0, (2 * OVERDUE_FACTOR + 4) * PATIENCE_AT_FIRST
+    while inclusion.front == 1 and now < 2 * longest:
+        now += 5
+        for client in (A, B, C, D):
+            inclusion.heard(client, 1 if client == A else 2, now)
+        inclusion.worked_on(1, now)
+        inclusion.update(now)
+    assert inclusion.front == 2
+    assert longest - 5 <= now <= longest + 5

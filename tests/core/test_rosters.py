@@ -1,5 +1,6 @@
 """What the operator signs counts, in order, once; everything else is refused."""
 
+import time
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -150,3 +151,14 @@ def test_who_was_away_comes_back_with_the_mean() -> None:
     rosters.add(statement(2, 9, OLD))
     assert ledger.counts[OLD[0]] + compute_handicap(OLD[0], rosters, ledger) == 8.0
     assert ledger.counts[OLD[1]] + compute_handicap(OLD[1], rosters, ledger) == 8.0
+
+
+def test_a_roster_that_starts_at_the_end_of_time_costs_no_time_to_count() -> None:
+    rosters, ledger = Rosters(FEDERATION), Ledger(FEDERATION.digest)
+    for epoch in range(1, 5):
+        enter(ledger, epoch, OLD)
+    rosters.add(statement(1, 5, OLD[1:]))
+    rosters.add(statement(2, 2**31 - 1, OLD))
+    started = time.monotonic()
+    assert compute_handicap(OLD[0], rosters, ledger) == 0.0
+    assert time.monotonic() - started < 1

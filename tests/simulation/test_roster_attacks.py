@@ -343,3 +343,25 @@ def test_whom_a_later_roster_lists_waits_for_it_and_says_so(reports: int) -> Non
         assert not bench.client.membership.may_ask
         assert "report roster 2" in bench.client.status(bench.now)["waiting_for"]
     assert bench.client.state is State.ASKING
+
+
+@pytest.mark.parametrize("statement_first", [True, False])
+@pytest.mark.parametrize(("last_epoch", "state"), [(None, State.ASKING), (2, State.RESTING)])
+def test_who_returns_from_retirement_goes_on_but_not_beyond_its_last_epoch(
+    statement_first: bool, last_epoch: int | None, state: State
+) -> None:
+    bench = RosterBench(last_epoch=last_epoch)
+    bench.hear(0, bench.simulation.sign_next_roster(2, range(1, 16)))
+    for replica in range(4):
+        bench.report(replica, 1, epoch=3)
+    assert bench.client.epoch == 3
+    assert bench.client.state is State.RETIRED
+    back = bench.simulation.sign_next_roster(3, range(16))
+    if statement_first:
+        bench.hear(0, back)
+    for replica in range(3):
+        bench.report(replica, 2, epoch=3)
+    bench.hear(0, back)
+    assert bench.client.state is state
+    bench.wait(0.2)
+    assert bench.last(Ready).wants_task is (state is State.ASKING)
