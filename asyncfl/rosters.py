@@ -23,6 +23,9 @@ ROSTER_GRACE_EPOCHS: Final = 16
 STATEMENTS_AT_ONCE: Final = 8
 """Statements in one answer: each may have half a megabyte; who lacks more asks again."""
 
+ANSWER_SECONDS: Final = 1.0
+"""How long the same statements are not sent to the same peer again."""
+
 
 class Rosters:
     """Numbered rosters of one deployment. Mutable: it grows by `add`."""
@@ -138,6 +141,27 @@ def roster_key(number: int) -> bytes:
 
 def put_roster(statement: RosterStatement) -> Put:
     return Put(Table.ROSTERS, roster_key(statement.number), statement.encode())
+
+
+class Answers:
+    """Whom statements were given, and when: a request has a few bytes, the answer may have four megabytes.
+
+    Who goes on to the next ones has them at once, who asks for the same again a second later.
+    """
+
+    def __init__(self, rosters: Rosters) -> None:
+        self._rosters = rosters
+        self._given: dict[bytes, tuple[int, float]] = {}
+
+    def give(self, peer: bytes, after: int, now: float) -> tuple[RosterStatement, ...]:
+        """What a peer that holds the rosters up to `after` is sent now."""
+        due, at = self._given.get(peer, (0, float("-inf")))
+        if now < at + ANSWER_SECONDS and after < due:
+            return ()
+        statements = self._rosters.statements(after)[:STATEMENTS_AT_ONCE]
+        if statements:
+            self._given[peer] = (after + STATEMENTS_AT_ONCE, now)
+        return statements
 
 
 def _members(rosters: list[Roster]) -> frozenset[bytes]:

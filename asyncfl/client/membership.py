@@ -13,7 +13,7 @@ from asyncfl.client.context import Context, State
 from asyncfl.errors import InvalidItem, RosterConflict
 from asyncfl.federation import Roster
 from asyncfl.messages import RosterRequest, RosterStatement
-from asyncfl.rosters import STATEMENTS_AT_ONCE, put_roster
+from asyncfl.rosters import Answers, put_roster
 
 REQUEST_SECONDS = 2.0
 """How long an unanswered ROSTER_REQUEST rests before it is repeated."""
@@ -31,6 +31,7 @@ class Membership:
         """Rests, or leaves, where the last epoch or the budget is over."""
         self._asked_as: Roster | None = None
         """The roster under which a TASK is being asked for."""
+        self._answers = Answers(context.rosters)
         self._requested_at: dict[int, float] = {}
 
     def start(self) -> None:
@@ -134,5 +135,5 @@ class Membership:
     def receive_request(self, replica: int, message: RosterRequest) -> None:
         """A replica that does not know the roster an upload names."""
         key = self.context.federation.replica_keys[replica]
-        for statement in self.context.rosters.statements(message.after)[:STATEMENTS_AT_ONCE]:
+        for statement in self._answers.give(key, message.after, self.context.now):
             self.context.send(key, statement)

@@ -34,6 +34,10 @@ class PeerRows:
     awaited: int = 0
     """First epoch of the page that was asked for, 0 if none is."""
     asked_at: float = float("-inf")
+    following: int = 0
+    """First epoch of the next page, to be asked for once all items of these are held; 0 if there is none."""
+    malformed: bool = False
+    """Its rows, or those inside `base`, are no version."""
 
 
 class Gossip:
@@ -69,7 +73,8 @@ class Gossip:
             target = PeerRows(version, message.base, message.base_epoch, message.rows, message.entries)
             target.asked_at = asked_at
             self.targets[replica] = target
-        if not self._is_base_known(target) and context.now >= target.asked_at + RESEND_SECONDS:
+        is_due = not target.following and context.now >= target.asked_at + RESEND_SECONDS
+        if is_due and not self._is_base_known(target):
             target.pages = []
             self._ask(replica, target, 1)
         self.items.request(replica, ledger.missing(message.rows))
@@ -91,17 +96,25 @@ class Gossip:
             return own
         if target.older is None or ledger.missing(target.older):
             return None
-        return ledger.extended(ledger.start, target.older)
+        base = ledger.extended(ledger.start, target.older)
+        if base is None:
+            self._reject(target)
+        return base
 
     def resolve(self, target: PeerRows) -> Link | None:
         """The version that another replica showed, once every item of it is held here."""
-        if self.context.ledger.missing(target.recent):
+        if target.malformed or self.context.ledger.missing(target.recent):
             return None
         base = self._base(target)
         head = None if base is None else self.context.ledger.extended(base, target.recent)
         if base is not None and head is None:
-            self.context.notify("malformed_view", "warning", version=target.version.hex()[:12])
+            self._reject(target)
         return head
+
+    def _reject(self, target: PeerRows) -> None:
+        """Said once: nothing that comes later makes a version of it."""
+        target.malformed, target.following = True, 0
+        self.context.notify("malformed_view", "warning", version=target.version.hex()[:12])
 
     def _lacking(self, target: PeerRows) -> list[bytes]:
         """Items that a replica has shown and that are not held here."""
@@ -135,9 +148,24 @@ class Gossip:
             return
         self.items.request(replica, self.context.ledger.missing(target.pages))
         if message.more and epochs and epochs[-1] < target.base_epoch:
-            self._ask(replica, target, epochs[-1] + 1)
+            target.following = epochs[-1] + 1
+            self._turn_page(replica, target)
         elif compute_chain(self.context.ledger.origin, target.pages) == target.base:
             target.older = tuple(target.pages)
+
+    def _turn_page(self, replica: int, target: PeerRows) -> None:
+        """Ask for the next page once every item of those before is held, in its own row.
+
+        A liar could else fill the memory with rows of items that nobody has.
+        """
+        if not target.following or self.context.ledger.missing(target.pages):
+            return
+        items = self.context.ledger.items
+        if any(items[name].id.epoch != row.epoch for row in target.pages for name in row.items):
+            self._reject(target)
+            return
+        first, target.following = target.following, 0
+        self._ask(replica, target, first)
 
     def replica_connected(self, replica: int) -> None:
         self.context.send_replica(replica, self.view(pinned=False))
@@ -153,6 +181,7 @@ class Gossip:
         for replica, target in self.targets.items():
             if target.version != version:
                 self.items.request(replica, self._lacking(target))
+                self._turn_page(replica, target)
 
     def _is_anybody_behind(self) -> bool:
         return len(self.targets) < len(self.context.others) or any(

@@ -192,6 +192,8 @@ class Models:
             return
         head = self.gossip.resolve(target)
         if head is None:
+            if target.malformed:
+                del self._wanted[replica]
             return
         del self._wanted[replica]
         if last is not None and head.entries < last.entries:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from asyncfl.errors import InvalidItem, RosterConflict
 from asyncfl.messages import Front, RosterRequest, RosterStatement
 from asyncfl.replica.context import Context
-from asyncfl.rosters import STATEMENTS_AT_ONCE, put_roster, roster_key
+from asyncfl.rosters import STATEMENTS_AT_ONCE, Answers, put_roster, roster_key
 
 POLL_SECONDS = 5.0
 """How often replicas ask each other for rosters they lack."""
@@ -24,6 +24,7 @@ class RosterExchange:
         self.front = front
         self.added = added
         """Called after a roster was added: what waited for it may go on."""
+        self._answers = Answers(context.rosters)
         self._stored: set[bytes] = set()
         self._refused: list[InvalidItem] = []
         self._poll_at = 0.0
@@ -42,10 +43,19 @@ class RosterExchange:
         self.context.persist(*new)
 
     def receive_request(self, peer: bytes, message: RosterRequest) -> None:
-        """From replicas, clients and the operator: FRONT, and the statements above a number, a few at a time."""
-        self.context.send(peer, self.front())
-        for statement in self.context.rosters.statements(message.after)[:STATEMENTS_AT_ONCE]:
-            self.context.send(peer, statement)
+        """From replicas, clients and the operator: FRONT, and the statements above a number, a few at a time.
+
+        All of them at most once a second to the same peer, but to the operator always.
+        """
+        context = self.context
+        context.send(peer, self.front())
+        if peer == context.federation.operator:
+            # Its commands must see every roster, or one number would be signed twice.
+            statements = context.rosters.statements(message.after)[:STATEMENTS_AT_ONCE]
+        else:
+            statements = self._answers.give(peer, message.after, context.now)
+        for statement in statements:
+            context.send(peer, statement)
 
     def receive_statement(self, peer: bytes, message: RosterStatement) -> None:
         """From anybody known: the operator's signature is what counts. On disk before anything is said under it."""

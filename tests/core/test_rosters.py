@@ -11,7 +11,7 @@ from asyncfl.federation import Federation
 from asyncfl.identity import Identity
 from asyncfl.ledger import Ledger
 from asyncfl.messages import GroupId, Item, Member, RosterStatement
-from asyncfl.rosters import ROSTER_GRACE_EPOCHS, Rosters, compute_handicap
+from asyncfl.rosters import ROSTER_GRACE_EPOCHS, Answers, Rosters, compute_handicap
 from asyncfl.simulation.deployment import make_identity, sign_roster
 from tests.core.builders import make_simulation
 
@@ -162,3 +162,14 @@ def test_a_roster_that_starts_at_the_end_of_time_costs_no_time_to_count() -> Non
     started = time.monotonic()
     assert compute_handicap(OLD[0], rosters, ledger) == 0.0
     assert time.monotonic() - started < 1
+
+
+def test_a_flood_of_requests_is_answered_once_a_second_and_who_goes_on_at_once() -> None:
+    rosters = Rosters(FEDERATION)
+    for number in range(1, 21):
+        rosters.add(statement(number, 10 * number, OLD))
+    answers = Answers(rosters)
+    numbers = [[s.number for s in answers.give(b"a", after, 5.0)] for after in (0, 0, 8, 16, 0, 8, 20)]
+    assert numbers == [[*range(1, 9)], [], [*range(9, 17)], [*range(17, 21)], [], [], []]
+    assert len(answers.give(b"b", 0, 5.0)) == 8
+    assert len(answers.give(b"a", 0, 6.0)) == 8
