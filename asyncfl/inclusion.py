@@ -53,6 +53,8 @@ class Presence:
     task_epoch: int = 0
     task_at: float = 0.0
     task_patience: float = PATIENCE_AT_FIRST
+    measured: int = 0
+    """The last epoch of which the time from TASK to STORED was measured."""
     misses: int = 0
     left_out_until: float = float("-inf")
     left: bool = False
@@ -107,9 +109,14 @@ class Inclusion:
             presence.task_patience = self.patience.seconds
 
     def stored(self, client: bytes, epoch: int, now: float) -> None:
-        """The upload of `epoch` is on disk: measures patience, and moves the client on."""
+        """The upload of `epoch` is on disk: measures patience, and moves the client on.
+
+        One measurement for each epoch: a client that sent the same upload again and again could else set everybody's
+        patience, and with one second all others would be overdue.
+        """
         presence = self.clients.setdefault(client, Presence())
-        if presence.task_epoch == epoch:
+        if presence.task_epoch == epoch > presence.measured:
+            presence.measured = epoch
             self.patience.measured(now - presence.task_at)
         if epoch + 1 > presence.at:
             self._arrived(presence, epoch + 1, now)

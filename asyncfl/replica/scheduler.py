@@ -88,6 +88,10 @@ class Scheduler:
         known = self.outstanding.get(client)
         return known is not None and known.epoch == epoch
 
+    def has_places(self, is_live: Callable[[bytes], bool]) -> bool:
+        """Whether a live client could be given a TASK now."""
+        return self.limit > sum(map(is_live, self.outstanding))
+
     def expire(self, now: float, is_over: Callable[[bytes, int], bool]) -> None:
         """Forget TASKs that have brought their upload (`is_over(client, epoch)`) or taken too long."""
         for client, task in list(self.outstanding.items()):

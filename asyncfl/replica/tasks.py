@@ -78,8 +78,9 @@ class Tasks:
         if asking is None or asking.epoch != message.epoch:
             since = presence.since if presence.at == message.epoch else context.now
             self.asking[client] = Asking(message.epoch, message.uploaded, since)
-        if self.scheduler.is_limited:
-            self._serve_some()
+            if self.scheduler.is_limited and self.scheduler.has_places(self._is_live):
+                # Otherwise at the next tick: a READY must not cost a look at everybody who waits.
+                self._serve_some()
         reason = self._serve(client)
         if reason is not None:
             context.send(client, Wait(epoch=message.epoch, reason=reason, queue=self._others(client)))
@@ -110,6 +111,7 @@ class Tasks:
         assert latest is not None
         assert latest.certificate is not None
         if self.scheduler.is_limited and not self.scheduler.has_task(client, epoch):
+            self.waiting.add(client)
             limit = context.parameters.concurrency
             return f"{self._others(client)} other clients wait too, and {limit} may train at a time"
         given = self.given.get(client)
@@ -163,7 +165,9 @@ class Tasks:
             if not scheduler.has_task(client, asking.epoch) and self._obstacle(client) is None
         ]
         self.waiting = {client for client, _ in waiting}
-        chosen = scheduler.choose(self._candidates(waiting), self._is_live) if waiting else []
+        if not waiting or not scheduler.has_places(self._is_live):
+            return
+        chosen = scheduler.choose(self._candidates(waiting), self._is_live)
         for candidate in chosen:
             expires = context.now + OVERDUE_FACTOR * context.inclusion.patience.seconds
             scheduler.give(candidate.client, candidate.epoch, expires)

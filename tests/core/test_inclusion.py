@@ -1,5 +1,7 @@
 """Patience, signs of life and the front."""
 
+import pytest
+
 from asyncfl.federation import Roster
 from asyncfl.inclusion import OVERDUE_FACTOR, PATIENCE_AT_FIRST, Inclusion, Patience
 
@@ -152,3 +154,17 @@ def test_accomplices_that_upload_one_by_one_cannot_hold_the_front_while_clients_
         inclusion.update(now)
     assert inclusion.front == 2
     assert longest - 5 <= now <= longest + 5
+
+
+@pytest.mark.parametrize("seconds", [0.01, 1000.0])
+def test_a_client_that_sends_an_upload_again_and_again_does_not_set_the_patience(seconds: float) -> None:
+    inclusion = four_at({A: 1, B: 1, C: 1, D: 1})
+    for client in (B, C, D):
+        inclusion.tasked(client, 1, 0.0)
+        inclusion.stored(client, 1, 20.0)
+    inclusion.heard(A, 9, 20.0)
+    inclusion.tasked(A, 1, 20.0)
+    for _ in range(64):
+        inclusion.stored(A, 1, 20.0 + seconds)
+        inclusion.tasked(A, 1, 20.0)
+    assert inclusion.patience.seconds == 40.0

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from asyncfl.effects import Effect, Send
-from asyncfl.messages import Message, Stored, Task, Wait
+from asyncfl.messages import Message, Ready, Stored, Task, Wait
 from asyncfl.replica import Replica
 from asyncfl.simulation import Node, Simulation
 from tests.core.builders import make_parameters
@@ -179,3 +179,25 @@ def test_a_place_is_free_again_as_soon_as_the_upload_is_stored() -> None:
             assert not (before == after == "Task" and client != other), (
                 "two TASKs were out at one coordinator"
             )
+
+
+def test_a_flood_of_ready_does_not_make_a_coordinator_look_at_everybody_who_waits() -> None:
+    simulation = Simulation(make_parameters(100, cell_size=25, min_group=20, concurrency=2), 100)
+    for key in simulation.federation.replica_keys:
+        simulation.network.start(key)
+    simulation.network.run(seconds=3)
+    replica, looked = simulation.replica(0), 0
+    obstacle = replica.tasks._obstacle
+
+    def counting(client: bytes) -> str | None:
+        nonlocal looked
+        looked += 1
+        return obstacle(client)
+
+    replica.tasks._obstacle = counting  # type: ignore[method-assign]
+    ready = Ready(epoch=1, coordinator=0, roster=0, uploaded=0, wants_task=True)
+    for number in range(100):
+        replica.receive(simulation.client_key(number), ready, simulation.network.now)
+    assert len(replica.tasks.scheduler.outstanding) == 2
+    assert len(replica.tasks.waiting) == 98
+    assert looked <= 110
