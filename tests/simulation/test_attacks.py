@@ -1,6 +1,7 @@
 """Every attacker, alone and in pairs, against whole deployments: no rule is broken, and training goes on."""
 
 from itertools import combinations
+from pathlib import Path
 
 import pytest
 
@@ -64,3 +65,9 @@ def test_two_colluders_with_different_attacks_are_stopped(pair: tuple[str, str],
 def test_the_registry_says_what_each_tries_and_which_rule_stops_it() -> None:
     assert len(ATTACKERS) >= 60
     assert all(attacker.tries and attacker.rule for attacker in ATTACKERS.values())
+
+
+def test_the_threat_model_lists_every_attack() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "threat-model.md").read_text()
+    missing = [attacker.name for attacker in ATTACKERS.values() if f"| `{attacker.name}` |" not in page]
+    assert not missing
