@@ -77,7 +77,7 @@ class Assignment:
 
     def __init__(self, federation: Federation) -> None:
         self._federation = federation
-        self._cached = lru_cache(maxsize=256)(self._compute)
+        self._cached = lru_cache(maxsize=64)(self._compute)
 
     def _compute(self, roster: Roster, epoch: int) -> tuple[tuple[tuple[bytes, ...], ...], dict[bytes, int]]:
         federation = self._federation

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import typer
 from rich.markup import escape
@@ -26,6 +26,10 @@ from node.enrolment import (
     statements,
 )
 from node.operator_calls import Call, Caller
+
+
+FARTHEST: Final = 10_000
+"""Epochs beyond the first possible one that a roster may start: a slip of the pen could never be undone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +139,11 @@ def _checked(epoch: int, least: int, beyond: str) -> int:
         raise ConfigurationError(
             f"--start-epoch {epoch}: it must be at least {least}, after {beyond}: for earlier epochs clients may "
             "train already"
+        )
+    if epoch > least + FARTHEST:
+        raise ConfigurationError(
+            f"--start-epoch {epoch}: more than {FARTHEST} beyond the first possible epoch, {least}; every later roster "
+            "would have to start after that, and a signed one is not taken back: choose a nearer one"
         )
     return epoch
 

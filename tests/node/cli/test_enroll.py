@@ -204,6 +204,9 @@ def test_an_epoch_that_clients_may_train_for_already_is_refused(
         outcome = asyncfl("retire", copied.root, "client-0", "--yes", "--start-epoch", 22)
         assert outcome.code == 2
         assert "--start-epoch 22: it must be at least 23" in outcome.stderr
+        far = asyncfl("retire", copied.root, "client-0", "--yes", "--start-epoch", 2_000_000_000)
+        assert far.code == 2
+        assert "choose a nearer one" in far.stderr
         assert not again(copied).rosters
         assert asyncfl("retire", copied.root, "client-0", "--yes", "--start-epoch", 23).code == 0
 
