@@ -27,7 +27,6 @@ from node.enrolment import (
 )
 from node.operator_calls import Call, Caller
 
-
 FARTHEST: Final = 10_000
 """Epochs beyond the first possible one that a roster may start: a slip of the pen could never be undone."""
 
