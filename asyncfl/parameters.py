@@ -158,6 +158,11 @@ class Parameters(BaseModel):
                 "min_group 1 opens the updates of single clients: only their own noise would protect them; use at "
                 "least 2, or set allow_single_clients if that is what you want"
             )
+        if self.min_group > MAX_GROUP:
+            raise ParameterError(
+                f"min_group {self.min_group}: sums of more than {MAX_GROUP} uploads cannot be opened; use at most "
+                f"{MAX_GROUP}"
+            )
         if not self.min_group <= self.max_group <= MAX_GROUP:
             raise ParameterError(
                 f"max_group {self.max_group} must lie between min_group {self.min_group} and {MAX_GROUP}"
@@ -178,8 +183,9 @@ class Parameters(BaseModel):
             and not self.allow_small_private_groups
         ):
             raise ParameterError(
-                f"noise_multiplier {self.noise_multiplier} with min_group {self.min_group} < {SMALLEST_PRIVATE} "
-                "drowns every model; set allow_small_private_groups if that is what you want"
+                f"min_group {self.min_group}: with noise, groups of fewer than {SMALLEST_PRIVATE} drown every model; "
+                f"use min_group={SMALLEST_PRIVATE} or more, of cells of cell_size={3 * SMALLEST_PRIVATE // 2} or "
+                "more, or set allow_small_private_groups if that is what you want"
             )
         if self.scale < 16:
             raise ParameterError(

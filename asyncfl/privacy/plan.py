@@ -18,6 +18,7 @@ _CELL_TO_GROUP: Final = 1.5
 """Groups are two thirds of their cell, as by default."""
 _GROUPS: Final = (3, 8, 16, 32, MAX_GROUP, 128, 256, 512, 1024)
 _FACTORS: Final = (0.25, 0.5, 2.0, 4.0)
+_BUDGET_FACTORS: Final = (2.0, 4.0, 8.0)
 _SERVER_RATES: Final = (1.0, 0.3, 0.1, 0.03)
 
 
@@ -160,6 +161,9 @@ def variations(wish: Wish) -> Iterator[tuple[str, float, Wish]]:
             other = replace(wish, min_group=group)
             if _leaves_honest_members(other):
                 yield "min_group", group, other
+    for factor in _BUDGET_FACTORS:
+        budget = replace(wish.budget, epsilon=factor * wish.budget.epsilon)
+        yield "epsilon", budget.epsilon, replace(wish, budget=budget)
     for factor in _FACTORS:
         epochs = max(1, round(factor * wish.epochs))
         yield "epochs", epochs, replace(wish, epochs=epochs)

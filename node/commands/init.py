@@ -167,7 +167,9 @@ def init(
         output.print(f"  private keys of all nodes in {escape(str(directory / 'keys'))}, mode 0600")
     output.print("  operator.key signs rosters and enrolments: keep it where no node runs")
     if public_keys is None:
-        output.print(f"next: [bold]asyncfl up {escape(str(directory))} --epochs 20[/]", soft_wrap=True)
+        output.print(
+            f"next: [bold]asyncfl up {escape(str(directory))} --epochs {epochs or 20}[/]", soft_wrap=True
+        )
     else:
         output.print(
             "next: send deployment.toml and model.safetensors, neither of them secret, to every party, who puts them "

@@ -70,7 +70,9 @@ def plan(
 
 def _show(facts: dict[str, Any]) -> None:
     verdict = facts["verdict"]
-    output.print(f"[bold {_COLOURS[verdict]}]{verdict}[/]: {_MEANING[verdict]}", soft_wrap=True)
+    output.print(
+        f"[bold {_COLOURS[verdict]}]{verdict}[/]: {_MEANING[verdict]}", soft_wrap=not output.is_terminal
+    )
     table = Table(box=None, padding=(0, 3, 0, 0), show_header=False)
     table.add_column(style="dim")
     table.add_column()
@@ -94,9 +96,13 @@ def _show(facts: dict[str, Any]) -> None:
     table.add_row("usable from", _usable_from(facts))
     output.print(table)
     if facts["obstacle"]:
-        output.print(f"[yellow]refused by this version:[/] {escape(facts['obstacle'])}", soft_wrap=True)
+        output.print(
+            f"[yellow]refused by this version:[/] {escape(facts['obstacle'])}",
+            soft_wrap=not output.is_terminal,
+        )
     output.print(
-        "\n[bold]With one thing changed[/] (noise: per parameter of a row's mean; / clip: its L2 norm)"
+        "\n[bold]With one thing changed[/] (noise: per parameter of a row's mean; / clip: its L2 norm)",
+        soft_wrap=not output.is_terminal,
     )
     output.print(_sweep(facts))
     output.print(
@@ -104,7 +110,7 @@ def _show(facts: dict[str, Any]) -> None:
         "Noise falls with the square root of clients times group size, and grows with that of the parameters. "
         "The clip scales signal and noise alike: a smaller one acts like a lower server learning rate. "
         "The verdict rests on measurements with evenly spread data (docs/results/dp-noise.md).",
-        soft_wrap=True,
+        soft_wrap=not output.is_terminal,
         style="dim",
     )
 

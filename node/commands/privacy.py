@@ -115,7 +115,7 @@ def _show(facts: dict[str, Any]) -> None:
         output.print(
             f"noise multiplier {multiplier:g}, groups of at least {facts['min_group']}; epsilon at delta "
             f"{facts['delta']:g}, per client, for all of its uploads (user level, zero-out adjacency)",
-            soft_wrap=True,
+            soft_wrap=not output.is_terminal,
         )
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     table.add_column("client", no_wrap=True)

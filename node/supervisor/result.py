@@ -73,7 +73,11 @@ def judge(record: Record, requirements: Requirements) -> list[str]:
         left = [client.name for client in snapshot.clients if client.state == "left"]
         failures.append(
             f"liveness: the ledger reached epoch {snapshot.epoch}, not {record.epochs}"
-            + (f"; {len(left)} clients have spent their privacy budget and left" if left else "")
+            + (
+                f"; {len(left)} clients have spent their privacy budget and left for good (asyncfl privacy tells)"
+                if left
+                else ""
+            )
         )
     running = [replica for replica in snapshot.replicas if replica.running]
     models = {replica.certified.model if replica.certified else None for replica in running}

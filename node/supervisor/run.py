@@ -347,7 +347,7 @@ def explain_drain(snapshot: Snapshot, *, late: bool) -> str | None:
             return f"{replica.name} to have a certified model of its {replica.entries} entries"
     if late and any(replica.uploads_waiting for replica in running):
         count = max(replica.uploads_waiting for replica in running)
-        return f"{count} uploads that may still ride on a later group"
+        return f"{count} {'upload' if count == 1 else 'uploads'} that may still ride on a later group"
     return None
 
 

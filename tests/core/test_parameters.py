@@ -21,7 +21,7 @@ from asyncfl.parameters import MAX_GROUP, MAX_REPLICAS, MAX_SCALE, OPENING_BOUND
         ({"max_group": 64}, "max_group 64 must lie"),
         ({"max_group": 2}, "max_group 2 must lie"),
         ({"malicious_allowance": 3}, "no honest member"),
-        ({"noise_multiplier": 1.0}, "min_group 3 < 16"),
+        ({"noise_multiplier": 1.0}, "min_group 3: with noise.*cell_size=24"),
         ({"noise_multiplier": 1e5, "allow_small_private_groups": True}, "does not fit the modulus"),
     ],
 )

@@ -58,7 +58,9 @@ def test_json_has_what_it_promises_in_plain_values() -> None:
     assert facts["epsilon_pld_approximation"] < facts["epsilon"] <= 1.0
     assert facts["error"] * facts["signal_to_noise"] == pytest.approx(1.0)
     assert facts["verdict"] == "doubtful"
-    assert {row["change"] for row in facts["sweep"]} == {"min_group", "epochs", "clip", "server_lr"}
+    assert {row["change"] for row in facts["sweep"]} == {
+        "min_group", "epsilon", "epochs", "clip", "server_lr",
+    }  # fmt: skip
     assert _is_plain(facts)
 
 
@@ -91,7 +93,7 @@ def test_no_group_suffices_for_a_large_model_and_few_clients() -> None:
     assert outcome(wish).verdict == Verdict.UNUSABLE
 
 
-@pytest.mark.parametrize(("group", "reason"), [(3, "drowns"), (64, "and 63")])
+@pytest.mark.parametrize(("group", "reason"), [(3, "drown every model"), (64, "more than 63 uploads")])
 def test_groups_that_a_deployment_would_refuse_are_judged_with_the_reason(group: int, reason: str) -> None:
     assert reason in (outcome(replace(WISH, min_group=group)).obstacle or "")
 
