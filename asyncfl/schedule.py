@@ -84,7 +84,8 @@ class Schedule(Section):
         given = {key for key in ("decay_epochs", "decay_factor") if getattr(self, key) is not None}
         if given != needed:
             wanted = " and ".join(sorted(needed)) or "neither decay_epochs nor decay_factor"
-            raise ValueError(f'decay = "{self.decay}" takes {wanted}')
+            wrong = ", ".join(sorted(given)) or "none of these"
+            raise ValueError(f'decay = "{self.decay}" takes {wanted}; given: {wrong}')
         epochs = [change.epoch for change in self.changes]
         if epochs != sorted(set(epochs)):
             raise ValueError("changes must be in the order of their epochs, each epoch once")

@@ -26,6 +26,8 @@ def explain(error: ValidationError, model: type[BaseModel], source: str, text: s
         return f"{where}: unknown key; {hint}"
     if problem["type"] == "missing":
         return f"{where}: this key is missing; add it, or make a new file with `asyncfl init`"
+    if isinstance(problem["input"], dict):  # keys that do not go together: the table would say nothing more
+        return f"{where}: {in_words(problem['msg'])}"
     return f"{where}: {in_words(problem['msg'])}, not {_shown(problem['input'])}; correct the value"
 
 

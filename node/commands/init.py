@@ -147,7 +147,7 @@ def init(
         messages.print(
             f"[yellow]warning:[/] with {clients} clients all the news in a model can be the sum of two of them, from "
             "which each of the two works out what the other sent; for masks that hide one client from another, make "
-            "groups larger: --clients 6, or --parameter min_group=3",
+            f"groups larger: --clients 6{'' if clients < 3 else ', or --parameter min_group=3'}",
             soft_wrap=True,
         )
     if json:

@@ -98,11 +98,15 @@ def show_next(files: DeploymentDirectory, change: Change) -> None:
             )
     if change.retiring:
         last = deployment.all_rosters[-1].start_epoch - 1
+        does = (
+            f"takes part up to epoch {last} and then rests; stop it"
+            if len(change.retiring) == 1
+            else f"take part up to epoch {last} and then rest; stop them"
+        )
         lines.append(
             (
                 "then",
-                f"{escape(_listed(change.retiring))} takes part up to epoch {last} and then rests; stop it when "
-                f"[bold]asyncfl status {root}[/] says retired",
+                f"{escape(_listed(change.retiring))} {does} when [bold]asyncfl status {root}[/] says retired",
             )
         )
     if lines:

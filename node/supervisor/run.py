@@ -296,7 +296,8 @@ class Run:
             return f"{', '.join(starting)} to start"
         behind = [client for client in snapshot.clients if not client.done]
         slowest = min(behind, key=lambda client: client.epoch)
-        told = f"{len(behind)} clients ({slowest.name}, at epoch {slowest.epoch}, for {slowest.waiting_for})"
+        reason = f", for {slowest.waiting_for}" if slowest.waiting_for else ""
+        told = f"{len(behind)} clients ({slowest.name}, at epoch {slowest.epoch}{reason})"
         if self.record.stage is Stage.STARTING or not snapshot.stalls:
             return told
         return f"{told}: {snapshot.stalls[0]}"
