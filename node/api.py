@@ -72,8 +72,10 @@ def run(
     """
     if epochs < 1:
         raise ConfigurationError(f"epochs={epochs}: at least one is needed")
-    processes = min(CLIENT_PROCESSES, max(1, clients)) if client_processes is None else client_processes
-    if not 1 <= processes <= max(1, clients):
+    if clients < 1:
+        raise ConfigurationError(f"clients={clients}: at least one is needed")
+    processes = min(CLIENT_PROCESSES, clients) if client_processes is None else client_processes
+    if not 1 <= processes <= clients:
         raise ConfigurationError(f"client_processes={client_processes}: 1 to {clients} can share the clients")
     wanted = NewDeployment(
         replicas=replicas,

@@ -95,7 +95,7 @@ def test_changes_hold_from_their_epoch_on_and_keep_what_they_do_not_name() -> No
 @pytest.mark.parametrize(
     ("section", "message"),
     [
-        ({"decay": "step"}, 'decay = "step" takes decay_epochs and decay_factor'),
+        ({"decay": "step"}, 'decay = "step" takes decay_epochs and decay_factor; given: none'),
         ({"decay": "cosine", "decay_epochs": 3, "decay_factor": 0.5}, 'decay = "cosine" takes decay_epochs'),
         ({"decay_epochs": 3}, 'decay = "constant" takes neither'),
         ({"decay": "linear"}, "'constant', 'step', 'exponential' or 'cosine'"),

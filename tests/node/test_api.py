@@ -44,9 +44,15 @@ def test_importing_asyncfl_imports_neither_the_shell_nor_torch() -> None:
 
 
 def test_mistakes_are_raised_before_anything_is_made(tmp_path: Path) -> None:
-    for wrong in ({"epochs": 0}, {"client_processes": 9}, {"task": "nonsense"}, {"parameters": {"klip": 1}}):
-        with pytest.raises(ConfigurationError):
-            run(clients=8, directory=tmp_path / "run", **wrong)  # type: ignore[arg-type]
+    for wrong, named in (
+        ({"epochs": 0}, "epochs=0"),
+        ({"clients": 0}, "clients=0"),
+        ({"client_processes": 9}, "client_processes=9"),
+        ({"task": "nonsense"}, "nonsense"),
+        ({"parameters": {"klip": 1}}, "klip"),
+    ):
+        with pytest.raises(ConfigurationError, match=named):
+            run(directory=tmp_path / "run", **{"clients": 8, **wrong})  # type: ignore[arg-type]
     assert not (tmp_path / "run").exists()
 
 
