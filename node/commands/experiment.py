@@ -110,7 +110,8 @@ def _table(result: dict[str, Any]) -> Table:
 def _epsilon(run: dict[str, Any]) -> str:
     if not run["epsilon"]:
         return "none"
-    return f"{max(run['epsilon']):,.1f} -{100 * (run['epsilon_spread'] or 0.0):.1f} %"
+    # Smallest and largest, so that nobody has to work out a spread.
+    return f"{min(run['epsilon']):,.1f}–{max(run['epsilon']):,.1f}"
 
 
 def _comparison(comparison: dict[str, Any]) -> Table:

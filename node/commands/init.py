@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from math import sqrt
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -161,6 +162,8 @@ def init(
     )
     output.print(f"  task {escape(task)}, {facts['dimension']:,} coordinates")
     output.print(f"  {_privacy(used, deployment.privacy, epochs, malicious_fraction)}", soft_wrap=True)
+    if used.noise_multiplier and epochs is not None:
+        output.print(f"  {_verdict(used, epochs, clients, facts['dimension'])}", soft_wrap=True)
     if deployment.model.buffers or deployment.model.frozen_buffers:
         output.print(f"  {_buffers(deployment.model, used)}", soft_wrap=True)
     if public_keys is None:
@@ -193,6 +196,20 @@ def _privacy(used: Parameters, budget: PrivacyEntry | None, epochs: int | None, 
     return (
         f"epsilon {budget.epsilon:g} at delta {budget.delta:g} for {epochs} uploads of each client: noise multiplier "
         f"{used.noise_multiplier:.4g}; {assumed}"
+    )
+
+
+def _verdict(used: Parameters, epochs: int, clients: int, dimension: int) -> str:
+    """Whether a model trains under this noise, as `asyncfl plan` judges it."""
+    from asyncfl.privacy.verdict import Run, Verdict
+
+    noise = used.noise_multiplier * sqrt(dimension / (used.honest_members * clients))
+    judged = Run(epochs, dimension).judge(noise, used.server_learning_rate)
+    if judged is Verdict.USABLE:
+        return f"the noise in the mean of all clients is {noise:.3g} times the clip: [green]usable[/]"
+    return (
+        f"[yellow]the noise in the mean of all clients is {noise:.3g} times the clip: {judged.value}[/]; "
+        "`asyncfl plan` tells what would help"
     )
 
 

@@ -70,15 +70,7 @@ def judge(record: Record, requirements: Requirements) -> list[str]:
     if record.entries_after_kill == 0:
         failures.append(f"liveness: no group was opened after {killed} was killed")
     if snapshot.epoch < record.epochs and record.finished is None:
-        left = [client.name for client in snapshot.clients if client.state == "left"]
-        failures.append(
-            f"liveness: the ledger reached epoch {snapshot.epoch}, not {record.epochs}"
-            + (
-                f"; {len(left)} clients have spent their privacy budget and left for good (asyncfl privacy tells)"
-                if left
-                else ""
-            )
-        )
+        failures.append(f"liveness: the ledger reached epoch {snapshot.epoch}, not {record.epochs}")
     running = [replica for replica in snapshot.replicas if replica.running]
     models = {replica.certified.model if replica.certified else None for replica in running}
     if len(models) != 1 or None in models:

@@ -40,7 +40,9 @@ REVIVE_SECONDS: Final = 5.0
 MAX_DEATHS: Final = 3
 """A process that is killed from outside more often ends the run: something is wrong with it, or with the machine."""
 LATE_UPLOAD_SECONDS: Final = 20.0
-"""How long the drain waits for uploads that ride on top of later groups or expire."""
+"""How long the drain waits at most for uploads that ride on top of later groups or expire."""
+LATE_PATIENCES: Final = 3.0
+"""The same in units of the replicas' patience: once all clients are done, what finds no group by then finds none."""
 
 
 class View(Protocol):
@@ -126,9 +128,9 @@ class Run:
             self._act()
             if snapshot.done == len(snapshot.clients):
                 self.record.trained = self.record.seconds
-                self.record.finished = snapshot.finished
-                if snapshot.finished is not None:
-                    self._say(f"training is over: {snapshot.finished}")
+                self.record.finished = self._explain_finish(snapshot)
+                if self.record.finished is not None:
+                    self._say(f"training is over: {self.record.finished}")
                 return self._finish_plan()
             quiet = self.record.seconds - self._moved
             self.record.waiting_for = self._explain_training()
@@ -136,6 +138,14 @@ class Run:
                 self._fail(f"nothing moved for {quiet:.0f} s; waiting for {self.record.waiting_for}")
                 return False
             time.sleep(POLL_SECONDS)
+
+    def _explain_finish(self, snapshot: Snapshot) -> str | None:
+        """Why training is over before `epochs`, where that is as planned: by [stop], or by spent budgets."""
+        spent = [client for client in snapshot.clients if client.state == "left"]
+        early = [client for client in snapshot.clients if client.epoch <= self.record.epochs]
+        if snapshot.finished is None and spent and all(client.state == "left" for client in early):
+            return f"{len(spent)} of {len(snapshot.clients)} clients have spent their privacy budget (asyncfl privacy)"
+        return snapshot.finished
 
     def _finish_plan(self) -> bool:
         for step in self._options.plan.rest():
@@ -157,14 +167,21 @@ class Run:
             self._poll()
             now = time.monotonic()
             snapshot = self.record.snapshot
-            resumed = snapshot.done < len(snapshot.clients) and snapshot.finished is None
-            if self.record.finished is not None and resumed:
+            if (
+                self.record.finished is not None
+                and snapshot.done < len(snapshot.clients)
+                and not snapshot.finished
+            ):
                 # What was on its way when training was over has shown that it was not.
                 self.record.finished = None
-                self._say("the clients go on: what [stop] asks for holds no more")
+                self._say("the clients go on: training is not over")
                 self._enter(Stage.TRAINING)
                 return self._train() and self._drain()
-            waiting = explain_drain(snapshot, late=now - began < LATE_UPLOAD_SECONDS)
+            patience = max(
+                (replica.patience for replica in snapshot.replicas if replica.running), default=0.0
+            )
+            late = now - began < min(LATE_UPLOAD_SECONDS, LATE_PATIENCES * patience)
+            waiting = explain_drain(snapshot, late=late)
             self.record.waiting_for = waiting
             if waiting is not None:
                 agreed_since = None
@@ -172,7 +189,7 @@ class Run:
                 agreed_since = now
             elif now - agreed_since >= SETTLED_SECONDS:
                 self.record.final = snapshot.certified
-                self.record.finished = snapshot.finished
+                self.record.finished = self._explain_finish(snapshot)
                 return True
             if now - began > self._options.drain_seconds:
                 self._fail(f"the replicas did not settle within {now - began:.0f} s: waiting for {waiting}")
