@@ -40,6 +40,8 @@ class LockTable:
     def __init__(self) -> None:
         self.by_id: dict[GroupId, LockContent] = {}
         self.by_upload: dict[UploadKey, GroupId] = {}
+        self._first: dict[GroupId, LockContent] = {}
+        """What was locked first under each id: its row is named by the id alone, and never written over."""
         self.contested: set[GroupId] = set()
         """Groups that n-t others locked although this replica had locked something else: it never signs them, for two
         signatures that contradict each other are what convicts a liar. Nobody needs its vote any more."""
@@ -65,13 +67,12 @@ class LockTable:
         A group that n-t others locked replaces what was locked here under its id, which can never be revealed any
         more; that row stays, for the members it has locked.
         """
-        first = self.by_id.get(content.id)
-        key = content.id.encode()
-        if first is not None and first != content:
+        held, key = self.by_id.get(content.id), content.id.encode()
+        if self._first.setdefault(content.id, content) != content:
             key += content.digest()
         rivals = {self.by_upload.get((member.client, member.epoch)) for member in content.members}
         rivals -= {None, content.id}
-        if rivals or (first is not None and first != content):
+        if rivals or (held is not None and held != content):
             # Which of them was signed is not on disk: after a restart none of them is signed again.
             self.contested |= {content.id, *(rival for rival in rivals if rival is not None)}
         self.by_id[content.id] = content
