@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,6 +24,7 @@ from node.deployment_files import (
     read_public_key,
     write_key,
 )
+from node.file_lock import locked
 from node.supervisor.watch import read_status
 
 MARGIN_EPOCHS: Final = 5
@@ -66,21 +66,9 @@ def open_as_operator(root: Path) -> tuple[DeploymentDirectory, Identity]:
 @contextmanager
 def operator_at_work(root: Path) -> Iterator[None]:
     """One change of the rosters at a time. Raises `ConfigurationError` while there is another."""
-    path = root / OPERATOR_KEY_FILE
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError as error:
-        raise StorageError(f"{path}: {error.strerror}") from None
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ConfigurationError(
-                f"another `asyncfl enroll` or `asyncfl retire` is at work in {root}; wait for it"
-            ) from None
+    busy = f"another `asyncfl enroll` or `asyncfl retire` is at work in {root}; wait for it"
+    with locked(root / OPERATOR_KEY_FILE, os.O_RDONLY, busy=lambda _: busy):
         yield
-    finally:
-        os.close(descriptor)
 
 
 def joining(files: DeploymentDirectory, names: Sequence[str], public_keys: Sequence[Path]) -> Change:

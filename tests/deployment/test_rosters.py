@@ -12,7 +12,7 @@ from asyncfl.deployment import Deployment
 from asyncfl.errors import ConfigurationError
 from asyncfl.identity import verify
 
-from .test_deployment import EXAMPLE, OPERATOR, key, make
+from .builders import EXAMPLE, OPERATOR, key, make, refusal
 
 FIRST = tuple(f"client-{i}" for i in range(6))
 
@@ -28,14 +28,6 @@ def joined(deployment: Deployment, *names: str, at: int, without: tuple[str, ...
 
 TWICE = joined(joined(EXAMPLE, "late-0", "late-1", at=20), at=31, without=("client-2", "late-0"))
 TEXT = TWICE.render()
-
-
-def refusal(text: str) -> str:
-    with pytest.raises(ConfigurationError) as caught:
-        Deployment.parse(text, source="run/deployment.toml")
-    message = str(caught.value)
-    assert message.startswith("run/deployment.toml"), message
-    return message
 
 
 def changed(old: str, new: str) -> str:
