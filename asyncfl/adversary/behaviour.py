@@ -6,18 +6,31 @@ with the node's own key. Several of them may share a `Coven`: everything each ha
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal, TypeVar
+from typing import Any, ClassVar, Final, Literal, Protocol, Self, TypeVar
 
 from asyncfl.effects import Effect, Machine, Send
 from asyncfl.errors import LocalProtocolError
 from asyncfl.federation import Federation
 from asyncfl.identity import Identity
 from asyncfl.messages import Locked, Manifest, Message, Relay, ShareOk, Upload, Vote, share_ok_body
-from asyncfl.wire import Wire
 
 Role = Literal["replica", "client"]
+
+
+class Statement(Protocol):
+    """A message that carries its sender's own signature."""
+
+    KIND: ClassVar[str]
+
+    def body(self) -> bytes:
+        """The bytes that are signed."""
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None) -> Self: ...
+
+
+_Signed = TypeVar("_Signed", bound=Statement)
 
 
 @dataclass
@@ -96,11 +109,8 @@ class Insider:
 
     def signed(self, message: _Signed) -> _Signed:
         """The same statement under this node's valid signature."""
-        signature = self.sign(message.KIND, message.body())  # type: ignore[attr-defined]
+        signature = self.sign(message.KIND, message.body())
         return message.model_copy(update={"signature": signature})
-
-
-_Signed = TypeVar("_Signed", bound=Wire)
 
 
 class Behaviour:

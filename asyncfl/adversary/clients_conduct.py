@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -215,11 +216,12 @@ class ClaimsToHaveUploaded(Behaviour):
         return (message,)
 
 
-class Misplaced(Dealer):
+class Misplaced(Dealer, ABC):
     """Names something else in its manifests than it should. Override `changes`."""
 
+    @abstractmethod
     def changes(self, manifest: Manifest) -> Mapping[str, Any]:
-        raise NotImplementedError
+        """Fields of the core that are to be others."""
 
     def tamper(self, dealing: Dealing) -> tuple[Manifest, bytes]:
         return dealing.rebuild(**self.changes(dealing.manifest))

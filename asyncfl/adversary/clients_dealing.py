@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 
 import torch
@@ -20,11 +21,12 @@ SHARES = "a replica whose share fails says SHARE_BAD; n-t SHARE_OKs are needed (
 PROOF = "the public part of the dealing proof is checked before anything is stored (section 3)"
 
 
-class Dealer(Behaviour):
+class Dealer(Behaviour, ABC):
     """Changes its uploads. Override `tamper`."""
 
+    @abstractmethod
     def tamper(self, dealing: Dealing) -> tuple[Manifest, bytes]:
-        raise NotImplementedError
+        """The upload that is sent in place of the honest one, and its payload."""
 
     def does(self, effect: Effect) -> Iterable[Effect]:
         if isinstance(effect, Compute) and isinstance(effect.job, TrainAndProtect):
@@ -117,12 +119,12 @@ class JunkCheckBlocks(Dealer):
         return dealing.rebuild(payload=dealing.pack(blocks))
 
 
-class ProofShopping(Dealer):
+class ProofShopping(Dealer, ABC):
     """Looks for errors in the kernel of the projections; what these are drawn from has changed by then."""
 
+    @abstractmethod
     def choose(self, dealing: Dealing, payload: bytes, salted: list[bytes]) -> tuple[Manifest, bytes]:
         """The upload with the payload, or the shares, that this proof would not notice."""
-        raise NotImplementedError
 
     def tamper(self, dealing: Dealing) -> tuple[Manifest, bytes]:
         rho = projection_matrix(dealing.manifest.core)

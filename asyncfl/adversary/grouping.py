@@ -6,6 +6,7 @@ an honest group; what other replicas are asked for instead is the attack's.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
@@ -29,7 +30,7 @@ Shown = Mapping[int, Sequence[LockContent]]
 """The groups that each replica is asked to lock, in order."""
 
 
-class Grouping(Behaviour):
+class Grouping(Behaviour, ABC):
     """Override `groups`. Keeps all uploads for ever, and gives them to whoever asks."""
 
     def __init__(self, me: Insider) -> None:
@@ -38,9 +39,9 @@ class Grouping(Behaviour):
         self._rounds: dict[GroupId, int] = {}
         self._next = 0.0
 
+    @abstractmethod
     def groups(self, lock: Lock) -> Shown:
         """What is asked for in place of an honest LOCK."""
-        raise NotImplementedError
 
     def content(self, lock: Lock, members: Iterable[Member], part: int = 0) -> LockContent:
         """A group of the honest one's cell, with other members and `part` added to its number."""

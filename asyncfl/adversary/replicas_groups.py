@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 
 from asyncfl.adversary.behaviour import Behaviour, Insider, attacker
@@ -118,7 +119,7 @@ class MemberTwice(Grouping):
         return self.to_all(self.content(lock, (*members, members[0])))
 
 
-class Hoarding(Grouping):
+class Hoarding(Grouping, ABC):
     """Lets one epoch pass without a group, to have its uploads at hand for the next."""
 
     def __init__(self, me: Insider) -> None:
@@ -134,9 +135,9 @@ class Hoarding(Grouping):
             return {}
         return self.of(lock)
 
+    @abstractmethod
     def of(self, lock: Lock) -> Shown:
         """Groups of `lock` and the hoard."""
-        raise NotImplementedError
 
     def fill(self, members: Iterable[Member], count: int) -> list[Member]:
         """`count` members of the hoard, of other clients than `members`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 
 from asyncfl.adversary.behaviour import Insider, attacker
@@ -13,7 +14,7 @@ from asyncfl.messages import Certificate, Message, ModelVote, Settings, Task, Vo
 CERTIFIED = "t+1 distinct signatures on a model, and no version with fewer entries than seen (section 6)"
 
 
-class Forging(Inventing):
+class Forging(Inventing, ABC):
     """Has a model of its own."""
 
     def __init__(self, me: Insider) -> None:
@@ -27,9 +28,9 @@ class Forging(Inventing):
             self._stored = True
             self.invent(self.model)
 
+    @abstractmethod
     def certificate(self, honest: Certificate) -> Certificate:
         """What comes with the model in a TASK."""
-        raise NotImplementedError
 
     def says(self, peer: bytes, message: Message) -> Iterable[Message]:
         if isinstance(message, ModelVote):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -57,11 +58,12 @@ class Inventing(Behaviour):
         return () if isinstance(message, Missing) else (message,)
 
 
-class Answering(Behaviour):
+class Answering(Behaviour, ABC):
     """Bends its own sums of shares. Override `total`."""
 
+    @abstractmethod
     def total(self, peer: bytes, message: ShareSum) -> bytes:
-        raise NotImplementedError
+        """The sum that `peer` is told instead, packed."""
 
     def says(self, peer: bytes, message: Message) -> Iterable[Message]:
         if isinstance(message, ShareSum):

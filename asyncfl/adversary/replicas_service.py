@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 
 from asyncfl.adversary.behaviour import Behaviour, Insider, attacker
@@ -271,11 +272,12 @@ class FalseTakenOver(Behaviour):
         return (message,)
 
 
-class Boasting(Behaviour):
+class Boasting(Behaviour, ABC):
     """Lies in its FRONTs. Override `fields`."""
 
+    @abstractmethod
     def fields(self, peer: bytes) -> dict[str, int]:
-        raise NotImplementedError
+        """What `peer` is told in place of what is so."""
 
     def says(self, peer: bytes, message: Message) -> Iterable[Message]:
         if isinstance(message, Front):

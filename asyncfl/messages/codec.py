@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from asyncfl.errors import MalformedMessage
 from asyncfl.messages.blobs import Chunk, Missing, Pull
@@ -65,7 +65,7 @@ def decode_message(data: bytes | memoryview) -> Message:
     tag, fields = value
     if not 0 <= tag < len(MESSAGE_TYPES):
         raise MalformedMessage(f"unknown message type {tag}")
-    message: Message = MESSAGE_TYPES[tag].from_fields(fields)  # type: ignore[assignment]
+    message = cast(Message, MESSAGE_TYPES[tag].from_fields(fields))
     if not _is_canonical(message, data):
         # Longer integers, maps for arrays, an integer for a float: one value must have one encoding.
         raise MalformedMessage(f"{type(message).__name__}: not in canonical encoding")
