@@ -3,15 +3,16 @@
 
 A mask is `a s + e` with `s` uniform mod q and `e` of standard deviation sigma: LWE of dimension N, in as many samples
 as there are coordinates. The primal attack embeds `m` samples in a lattice of dimension `d = N + m + 1` and volume
-`q^m`, in which `(s', e, 1)` is unusually short (a uniform secret is first exchanged for N of the errors). BKZ with blocks of
-size b finds it once `sigma sqrt(b) <= delta(b)^(2b - d - 1) q^(m/d)` (Alkim, Ducas, Poeppelmann, Schwabe: Post-quantum key
-exchange, USENIX Security 2016, section 6.3). Core-SVP counts one call of the sieve in dimension b: 0.292 b bits
-(Becker, Ducas, Gama, Laarhoven, SODA 2016), 0.257 b on a quantum computer (Chailloux, Loyer, ASIACRYPT 2021).
+`q^m`, in which `(s', e, 1)` is unusually short (a uniform secret is first exchanged for N of the errors). BKZ with
+blocks of size b finds it once `sigma sqrt(b) <= delta(b)^(2b - d - 1) q^(m/d)` (Alkim, Ducas, Poeppelmann, Schwabe:
+Post-quantum key exchange, USENIX Security 2016, section 6.3). Core-SVP counts one call of the sieve in dimension b:
+0.292 b bits (Becker, Ducas, Gama, Laarhoven, SODA 2016), 0.257 b on a quantum computer (Chailloux, Loyer, ASIACRYPT
+2021).
 
-What is revealed counts as hints: the sum with one other honest member of a group is a hint on `e` with another error of
-width sigma, which leaves LWE of width sigma' with `1/sigma'^2 = 2 (1/sigma^2 + 1/sigma^2)` (hint-LWE: Kim, Lee, Seo, Song,
-CRYPTO 2023, theorem 1, with the hint e + e'); the 32 projections of the dealing proof are counted as if each gave a
-coordinate of the secret away.
+What is revealed counts as hints: the sum with one other honest member of a group is a hint on `e` with another error
+of width sigma, which leaves LWE of width sigma' with `1/sigma'^2 = 2 (1/sigma^2 + 1/sigma^2)` (hint-LWE: Kim, Lee,
+Seo, Song, CRYPTO 2023, theorem 1, with the hint e + e'); the 32 projections of the dealing proof are counted as if each
+gave a coordinate of the secret away.
 
     scripts/security_estimate.py [--json FILE]
 """
@@ -22,7 +23,7 @@ import argparse
 import json
 import sys
 from dataclasses import asdict, dataclass
-from math import e, log, pi, sqrt
+from math import e, log, pi
 from pathlib import Path
 
 if __name__ == "__main__":  # Run as a file, not as a module: the checkout is not on the path.
