@@ -68,7 +68,8 @@ class Items:
         self.fetching: dict[bytes, CertifiedItem] = {}
         """Certified items whose opened sum is on its way, by item digest."""
         self._early: dict[bytes, dict[int, bytes]] = {}
-        self._uncertified: set[bytes] = set()
+        self._uncertified: dict[bytes, None] = {}
+        """A set in the order of arrival: what is said must not depend on how a process hashes bytes."""
         self.sums: set[bytes] = set()
         """Blobs of the opened sums in the ledger."""
         self._requested: dict[bytes, float] = {}
@@ -78,7 +79,7 @@ class Items:
             record = self.records[name] = ItemRecord.decode(value)
             self.sums.add(record.item.opened)
             if not record.certified:
-                self._uncertified.add(name)
+                self._uncertified[name] = None
             self.context.ledger.add(record.item)
 
     # entering the ledger
@@ -100,7 +101,7 @@ class Items:
         item = record.item
         self.records[name] = record
         self.sums.add(item.opened)
-        self._uncertified.add(name)
+        self._uncertified[name] = None
         self._requested.pop(name, None)
         record.resend_at = self.context.now + RESEND_SECONDS
         content = LockContent(id=item.id, members=item.members)
@@ -118,7 +119,7 @@ class Items:
         if record.certified or len(record.votes) < self.context.parameters.certifiers:
             return
         record.certified, record.entry = True, None
-        self._uncertified.discard(name)
+        self._uncertified.pop(name, None)
         self.context.persist(Put(Table.ITEMS, name, record.encode()))
         self._forget_uploads(record.item)
 

@@ -76,7 +76,7 @@ class Uploads:
         self.accepted: dict[UploadKey, bytes] = {}
         self.changed: set[bytes] = set()
         """Uploads that were stored, vouched for or dropped since somebody last looked."""
-        self._by_payload: dict[bytes, set[bytes]] = defaultdict(set)
+        self._by_payload: dict[bytes, list[bytes]] = defaultdict(list)
         self._unopened: dict[bytes, int] = defaultdict(int)
         self._early: dict[bytes, dict[int, tuple[UploadKey, bytes]]] = {}
         self._awaiting: dict[bytes, Manifest] = {}
@@ -213,7 +213,7 @@ class Uploads:
     def _insert(self, record: UploadRecord) -> None:
         core = record.manifest.core
         self.records[record.digest] = record
-        self._by_payload[core.upload].add(record.digest)
+        self._by_payload[core.upload].append(record.digest)
         self._unopened[core.client] += 1
         for replica, (key, signature) in self._early.pop(record.digest, {}).items():
             if key != record.key:
@@ -375,7 +375,7 @@ class Uploads:
         if record.stored:
             self.context.persist(Delete(Table.MANIFESTS, digest), Delete(Table.SHARES, digest))
         sharing = self._by_payload[core.upload]
-        sharing.discard(digest)
+        sharing.remove(digest)
         if not sharing:
             del self._by_payload[core.upload]
             if not self.is_needed(core.upload):

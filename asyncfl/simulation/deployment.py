@@ -50,6 +50,14 @@ def sign_roster(
     return Roster(number, start_epoch, members, operator.sign(RosterStatement.KIND, deployment, body))
 
 
+def running_replica(node: Node) -> Replica | None:
+    """The machine of an honest replica's node; None while it is down."""
+    if node.machine is None:
+        return None
+    assert isinstance(node.machine, Replica), f"{node.name} is no honest replica"
+    return node.machine
+
+
 @dataclass
 class Simulation:
     """`replicas` and `clients` on one network; `speed(client, epoch)` is the seconds of a local training.
@@ -148,8 +156,8 @@ class Simulation:
 
     def replica(self, index: int) -> Replica:
         """A running replica's machine."""
-        machine = self.network.nodes[self.replica_ids[index].public].machine
-        assert isinstance(machine, Replica)
+        machine = running_replica(self.network.nodes[self.replica_key(index)])
+        assert machine is not None, f"replica {index} is down"
         return machine
 
     def client(self, number: int) -> Client:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 from asyncfl.effects import Effect
@@ -13,37 +14,21 @@ from asyncfl.simulation.network import Network, Node
 AT_ONCE: Final = 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class Crash:
-    """`node` loses all that is not on disk at `at`, and starts again `down` seconds later."""
+class Misfortune:
+    """What all faults have in common."""
 
-    node: str
-    at: float
-    down: float
+    __slots__ = ()
 
     @property
     def end(self) -> float:
-        return self.at + self.down
-
-
-@dataclass(frozen=True, slots=True)
-class CrashAtEffect:
-    """`node` crashes before its `count`-th effect is carried out, and starts again `down` seconds later."""
-
-    node: str
-    count: int
-    down: float
-
-    @property
-    def end(self) -> float:
+        """Virtual time from which nothing of it is left to wait for."""
         return AT_ONCE
 
 
-@dataclass(frozen=True, slots=True)
-class Partition:
-    """Nobody in `nodes` reaches anybody else from `at` on, for `seconds`."""
+class Passing(Misfortune):
+    """Begins at `at` and is over `seconds` later."""
 
-    nodes: tuple[str, ...]
+    __slots__ = ()
     at: float
     seconds: float
 
@@ -53,7 +38,34 @@ class Partition:
 
 
 @dataclass(frozen=True, slots=True)
-class Disconnection:
+class Crash(Passing):
+    """`node` loses all that is not on disk at `at`, and starts again `seconds` later."""
+
+    node: str
+    at: float
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class CrashAtEffect(Misfortune):
+    """`node` crashes before its `count`-th effect is carried out, and starts again `down` seconds later."""
+
+    node: str
+    count: int
+    down: float
+
+
+@dataclass(frozen=True, slots=True)
+class Partition(Passing):
+    """Nobody in `nodes` reaches anybody else from `at` on, for `seconds`."""
+
+    nodes: tuple[str, ...]
+    at: float
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Disconnection(Passing):
     """The connection between two nodes breaks at `at`, and comes back `seconds` later."""
 
     first: str
@@ -61,13 +73,9 @@ class Disconnection:
     at: float
     seconds: float
 
-    @property
-    def end(self) -> float:
-        return self.at + self.seconds
-
 
 @dataclass(frozen=True, slots=True)
-class Hold:
+class Hold(Misfortune):
     """An adversarial scheduler: messages of one `kind` ("*": all) to `target` ("*": anybody) take `seconds` longer."""
 
     kind: str
@@ -81,27 +89,19 @@ class Hold:
 
 
 @dataclass(frozen=True, slots=True)
-class Skew:
+class Skew(Misfortune):
     """`node`'s clock shows offset + rate * time."""
 
     node: str
     rate: float
     offset: float
 
-    @property
-    def end(self) -> float:
-        return AT_ONCE
-
 
 @dataclass(frozen=True, slots=True)
-class Duplicates:
+class Duplicates(Misfortune):
     """Every message arrives twice with this probability."""
 
     probability: float
-
-    @property
-    def end(self) -> float:
-        return AT_ONCE
 
 
 Fault = Crash | CrashAtEffect | Partition | Disconnection | Hold | Skew | Duplicates
@@ -123,12 +123,12 @@ def apply(network: Network, faults: Sequence[Fault]) -> None:
     network.hold = hold
     for fault in faults:
         match fault:
-            case Crash(name, at, down):
-                _crash_at(network, nodes[name], at, down)
+            case Crash(name, at, seconds):
+                _crash_at(network, nodes[name], at, seconds)
             case CrashAtEffect(name, count, down):
                 _crash_at_effect(network, nodes[name], count, down)
             case Partition(names, at, seconds):
-                inside = {nodes[name].key for name in names}
+                inside = [nodes[name].key for name in names]
                 for node in nodes.values():
                     if node.key not in inside:
                         for key in inside:
@@ -136,11 +136,16 @@ def apply(network: Network, faults: Sequence[Fault]) -> None:
             case Disconnection(first, second, at, seconds):
                 _cut(network, nodes[first].key, nodes[second].key, at, seconds)
             case Skew(name, rate, offset):
-                nodes[name].clock = lambda now, rate=rate, offset=offset: offset + rate * now  # type: ignore[misc]
+                nodes[name].clock = partial(_show, rate, offset)
             case Duplicates(probability):
                 network.duplicates = probability
             case Hold():
                 pass
+
+
+def _show(rate: float, offset: float, now: float) -> float:
+    """What a clock that is off shows at a virtual time."""
+    return offset + rate * now
 
 
 def _crash_at(network: Network, node: Node, at: float, down: float) -> None:

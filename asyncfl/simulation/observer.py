@@ -36,7 +36,8 @@ from asyncfl.messages import (
     Stored,
     Upload,
 )
-from asyncfl.simulation.deployment import Simulation
+from asyncfl.replica import Replica
+from asyncfl.simulation.deployment import Simulation, running_replica
 from asyncfl.simulation.knowledge import components, computable_sums, span_contains
 from asyncfl.simulation.network import Node
 from asyncfl.simulation.rule_four import objections
@@ -120,6 +121,13 @@ class Observer:
     def _fail(self, rule: str, node: Node, text: str) -> None:
         self.violations.append(Violation(rule, self.simulation.network.now, node.name, text))
 
+    @staticmethod
+    def _machine(node: Node) -> Replica:
+        """An honest replica that has just done something, so that it is up."""
+        machine = running_replica(node)
+        assert machine is not None
+        return machine
+
     def _on_failure(self, node: Node, error: Exception) -> bool:
         """A machine raised: an honest node has stopped. An attacker's may, over its own lies."""
         if node.key not in self.malicious:
@@ -135,7 +143,7 @@ class Observer:
     def _note_model(self, node: Node, version: bytes, model: bytes) -> None:
         """A model counts as an honest replica's from its row on: the vote may still find nobody to hear it."""
         self._models.add(model)
-        record = getattr(node.machine, "models").records.get(version)  # noqa: B009
+        record = self._machine(node).models.records.get(version)
         if record is not None:
             self._entries[version] = record.entries
 
@@ -195,8 +203,7 @@ class Observer:
             self._fail("S4", node, "SHARE_OK for an upload or share that is not on disk")
 
     def _has_item(self, node: Node, manifest: bytes) -> bool:
-        machine = node.machine
-        items = getattr(machine, "context").ledger.items.values()  # noqa: B009
+        items = self._machine(node).context.ledger.items.values()
         return any(member.manifest == manifest for item in items for member in item.members)
 
     def _on_locked(self, node: Node, group_id: GroupId, group: bytes) -> None:
@@ -236,8 +243,7 @@ class Observer:
             return
         self._judged.add(group)
         manifests = [self.manifests[member.manifest] for member in content.members]
-        rosters = getattr(node.machine, "context").rosters.held  # noqa: B009
-        for objection in objections(content, manifests, self.simulation.federation, rosters):
+        for objection in objections(content, manifests, self.simulation.federation, self.simulation.rosters):
             self._fail("S1", node, objection)
 
     def _check_total(self, node: Node, content: LockContent, total: bytes) -> None:
@@ -337,9 +343,9 @@ class Observer:
         """S2 over the certified models at the end."""
         models: dict[bytes, bytes] = {}
         for key in self._replicas:
-            machine = self.simulation.network.nodes[key].machine
-            if machine is None or key in self.malicious:
+            node = self.simulation.network.nodes[key]
+            if node.machine is None or key in self.malicious:
                 continue
-            for record in getattr(machine, "models").records.values():  # noqa: B009
+            for record in self._machine(node).models.records.values():
                 if record.model and models.setdefault(record.version, record.model) != record.model:
-                    self._fail("S2", self.simulation.network.nodes[key], "a version has two models")
+                    self._fail("S2", node, "a version has two models")

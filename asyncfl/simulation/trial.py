@@ -10,8 +10,9 @@ from typing import Final
 import numpy as np
 
 from asyncfl.effects import Table
+from asyncfl.replica import Replica
 from asyncfl.simulation.attackers import corrupt
-from asyncfl.simulation.deployment import Simulation
+from asyncfl.simulation.deployment import Simulation, running_replica
 from asyncfl.simulation.faults import apply
 from asyncfl.simulation.network import Node
 from asyncfl.simulation.observer import Observer, Violation
@@ -77,20 +78,18 @@ def run(scenario: Scenario, *, drain: float = 0.0) -> Outcome:
         return bool(observer.violations) or (all(map(is_done, clients)) and network.now >= quiet)
 
     def agree() -> bool:
-        return bool(observer.violations) or len({version(key) for key in replicas}) == 1
+        machines = running()
+        versions = {machine.context.ledger.version for machine in machines}
+        return bool(observer.violations) or (len(machines) == len(replicas) and len(versions) == 1)
 
-    def version(key: bytes) -> bytes | None:
-        machine = network.nodes[key].machine
-        return None if machine is None else machine.context.ledger.version  # type: ignore[attr-defined]
+    def running() -> list[Replica]:
+        machines = (running_replica(network.nodes[key]) for key in replicas)
+        return [machine for machine in machines if machine is not None]
 
     def unopened() -> list[str]:
         """Groups that n-t replicas have locked and that an honest replica has not in its ledger."""
-        waiting = []
-        for key in replicas:
-            machine = network.nodes[key].machine
-            groups = {} if machine is None else machine.opening.groups  # type: ignore[attr-defined]
-            waiting += [f"{group.epoch}/{group.cell}/{group.coordinator}/{group.part}" for group in groups]
-        return waiting
+        waiting = [group for machine in running() for group in machine.opening.groups]
+        return [f"{group.epoch}/{group.cell}/{group.coordinator}/{group.part}" for group in waiting]
 
     def is_settled() -> bool:
         return agree() and (bool(observer.violations) or not unopened())
@@ -111,8 +110,7 @@ def run(scenario: Scenario, *, drain: float = 0.0) -> Outcome:
         network.run(seconds=drain)
     observer.check_knowledge()
     observer.check_models()
-    ledgers = [network.nodes[key].machine.context.ledger for key in replicas if network.is_up(key)]  # type: ignore[union-attr]
-    largest = max(ledgers, key=lambda ledger: ledger.entries)
+    largest = max((machine.context.ledger for machine in running()), key=lambda ledger: ledger.entries)
     if stalled is None and not largest.entries:
         stalled = "no group was ever opened"
     sent = sum(len(network.nodes[key].durable[Table.PRIVACY]) for key in clients)

@@ -101,9 +101,8 @@ class Mangler:
 @pytest.mark.parametrize("seed", range(3))
 def test_mangled_messages_crash_nobody_and_stop_nobody(seed: int) -> None:
     simulation = Simulation(make_parameters(8, cell_size=4, min_group=3), 8, seed=seed, last_epoch=5)
-    observer = Observer(simulation, honest={1, 2, 3})
+    observer = Observer(simulation, honest={1, 2, 3}, lying=(LYING_CLIENT,))
     lying = simulation.client_ids[LYING_CLIENT].public
-    observer.uploads = {}
     mangler = Mangler(simulation, observer)
     simulation.start()
     for _ in range(250):

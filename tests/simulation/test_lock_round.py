@@ -163,7 +163,7 @@ def test_without_the_lock_rule_the_same_attack_singles_a_client_out(monkeypatch:
     monkeypatch.setattr(LockTable, "conflict", lambda self, content: None)
     monkeypatch.setattr(Items, "add_opened", lambda self, item, size, entry: None)
     attack = Attack(monkeypatch)
-    monkeypatch.setattr(attack.observer, "_on_send", lambda node, message: None)
+    monkeypatch.setattr(attack.observer, "_fail", lambda rule, node, text: None)
     a, p = attack.records[:1], attack.records[1:3]
     both = [attack.content(a + p, 0), attack.content(p, 1)]
     attack.try_everything(dict.fromkeys((1, 2, 3), both))

@@ -1,6 +1,9 @@
 """Seeded campaigns of misfortune and malice: no promise is broken, and training goes on."""
 
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 from typer.testing import CliRunner
@@ -27,6 +30,22 @@ def test_a_seed_reproduces_its_run_event_by_event() -> None:
     first, second = run(scenario), run(scenario)
     assert first.trace == second.trace
     assert (first.events, first.seconds, first.entries) == (second.events, second.seconds, second.entries)
+
+
+def test_a_seed_is_the_same_run_in_every_process() -> None:
+    """Whatever order a process gives to sets of bytes: Python hashes them anew in every process."""
+    code = (
+        "from asyncfl.simulation.scenario import draw; from asyncfl.simulation.trial import run; "
+        "print(*run(draw(21, replicas=4, byzantine=1)).trace, sep='\\n')"
+    )
+    told = {
+        subprocess.run(
+            [sys.executable, "-c", code], env={**os.environ, "PYTHONHASHSEED": seed}, check=True,
+            capture_output=True, text=True,
+        ).stdout
+        for seed in ("1", "2")
+    }  # fmt: skip
+    assert len(told) == 1
 
 
 def test_the_command_tells_what_it_found() -> None:
