@@ -49,8 +49,16 @@ class Outcome:
         return None if self.stalled is None else "L"
 
 
-def run(scenario: Scenario, *, drain: float = 0.0) -> Outcome:
-    """Run `scenario` to its end, or to the first violation; then for `drain` virtual seconds, for late uploads."""
+def run(
+    scenario: Scenario,
+    *,
+    drain: float = 0.0,
+    attend: Callable[[Simulation], None] = lambda simulation: None,
+) -> Outcome:
+    """Run `scenario` to its end, or to the first violation; then for `drain` virtual seconds, for late uploads.
+
+    `attend` is shown the deployment before anything starts: whoever wants to see more than the outcome.
+    """
     simulation = Simulation(
         scenario.parameters(), scenario.clients, seed=scenario.seed, last_epoch=scenario.epochs
     )
@@ -60,6 +68,7 @@ def run(scenario: Scenario, *, drain: float = 0.0) -> Outcome:
     speeds = np.random.default_rng([scenario.seed, 1]).uniform(0.2, 2.0, scenario.clients)
     simulation.speed = lambda client, epoch: float(speeds[client])
     corrupt(simulation, scenario.attacks)
+    attend(simulation)
     keys = {node.name: node.key for node in network.nodes.values()}
     hostile = {keys[attack.node] for attack in scenario.attacks}
     trace: deque[Event] = deque(maxlen=TRACE_LENGTH)
