@@ -7,7 +7,6 @@ writes it. Reading and writing files is the shell's business.
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from functools import cached_property
@@ -47,6 +46,7 @@ from asyncfl.identity import Identity, verify
 from asyncfl.parameters import Parameters
 from asyncfl.schedule import Schedule
 from asyncfl.stopping import Stop
+from asyncfl.toml_document import parse_document
 from asyncfl.toml_errors import explain
 from asyncfl.wire import pack
 
@@ -184,10 +184,7 @@ class Deployment(Section):
         Raises `ConfigurationError` (or its `ParameterError`) on malformed TOML, an unknown or missing key, a
         bad value, a duplicate name or key, a wrong signature, or the `tiny` preset.
         """
-        try:
-            content = tomllib.loads(text)
-        except (tomllib.TOMLDecodeError, RecursionError) as error:
-            raise ConfigurationError(f"{source}: not valid TOML: {error}; correct that line") from None
+        content = parse_document(text, source=source)
         found = content.get("format")
         if found is not None and (type(found) is not int or found != FORMAT):
             raise ConfigurationError(

@@ -47,7 +47,10 @@ def _shown(value: Any) -> str:
 def _path(location: Sequence[int | str]) -> str:
     path = ""
     for part in location:
-        path += f"[{part}]" if isinstance(part, int) else f".{part}" if path else part
+        name = f"[{part}]" if isinstance(part, int) else part if part.isprintable() else repr(part)
+        path += f".{name}" if path and isinstance(part, str) else name
+    if len(path) > 200:
+        return f"{path[:180]}… ({len(path)} characters)"
     return path or "the file"
 
 

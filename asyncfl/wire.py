@@ -3,15 +3,19 @@
 A `Wire` model travels as the array of its fields in order of declaration, nested models likewise. There
 is exactly one encoding of a value, so the encoding can be signed and hashed. Decoding runs under size
 limits and validates types, lengths and ranges strictly; anything else is a `MalformedMessage`.
+
+What a peer sends may be made to cost much: msgpack allocates an array when it reads how long it says it is, and
+pydantic notes every wrong element of a sequence. So the shape of the bytes is checked before anything is built
+(`_check_shape`), and sequences end at their first wrong element (`Many`).
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Final, Self, cast
+from typing import Annotated, Any, Final, Self, TypeVar, cast
 
 import msgpack
 from annotated_types import Ge, Le, Len
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, FailFast, ValidationError, model_validator
 
 from asyncfl.errors import MalformedMessage
 
@@ -21,10 +25,27 @@ Signature = Annotated[bytes, Len(64, 64)]
 ReplicaIndex = Annotated[int, Ge(0), Le(15)]
 Epoch = Annotated[int, Ge(1), Le(2**31 - 1)]
 Count = Annotated[int, Ge(0), Le(2**31 - 1)]
-ShortText = Annotated[str, Len(0, 400)]
+
+
+def _printable(text: str) -> str:
+    if not text.isprintable():
+        raise ValueError("text has control characters, which a terminal would obey")
+    return text
+
+
+ShortText = Annotated[str, Len(0, 400), AfterValidator(_printable)]
+"""A reason, in words: it reaches logs and status pages, so nothing in it may move a cursor or hide a line."""
+
+Element = TypeVar("Element")
+Many = Annotated[tuple[Element, ...], FailFast()]
+"""A sequence that is refused at its first wrong element."""
 
 MAX_MESSAGE_BYTES: Final = (1 << 20) - 4096
 """Largest encoded message. Anything bigger travels as a blob, in chunks."""
+MAX_DEPTH: Final = 8
+"""Arrays within arrays, the frame's own included; the deepest message has six."""
+MAX_ELEMENTS: Final = 1 << 15
+"""Elements of all arrays of a message together: the most numerous, digests, have 34 bytes each."""
 
 
 class Wire(BaseModel):
@@ -85,18 +106,78 @@ def pack(value: Any) -> bytes:
 
 
 def unpack(data: bytes | memoryview, *, limit: int = MAX_MESSAGE_BYTES) -> Any:
-    """Plain values from msgpack, arrays as tuples, no maps beyond 64 keys, no extension types."""
+    """Plain values from msgpack, arrays as tuples; no maps, no extension types, arrays at most `MAX_DEPTH` deep.
+
+    Raises `MalformedMessage`.
+    """
     if len(data) > limit:
         raise MalformedMessage(f"message of {len(data)} bytes exceeds the limit of {limit}")
     try:
-        return msgpack.unpackb(
-            data,
-            raw=False,
-            use_list=False,
-            strict_map_key=True,
-            max_ext_len=0,
-            max_map_len=64,
-            max_array_len=1 << 16,
-        )
-    except (ValueError, msgpack.exceptions.UnpackException, RecursionError) as error:
+        _check_shape(data)
+        return msgpack.unpackb(data, raw=False, use_list=False, max_ext_len=0, max_map_len=0)
+    except (ValueError, IndexError, msgpack.exceptions.UnpackException) as error:
         raise MalformedMessage(f"not a valid message: {error}") from None
+
+
+def _check_shape(data: bytes | memoryview) -> None:
+    """Walk the bytes without building anything. Raises `ValueError`, or `IndexError` where they end too early."""
+    size, at, elements = len(data), 0, 0
+    awaited: list[int] = []
+    """Elements still to come of each array that is open."""
+    while True:
+        first = data[at]
+        width = _WIDTH[first]
+        if width > 0:
+            at += width
+        elif width < _ARRAY:
+            start = at + 1 - (width - _ARRAY)
+            at = start + int.from_bytes(data[at + 1 : start], "big")
+        elif width == _ARRAY:
+            at, count = _array(data, at, first)
+            elements += count
+            if elements > MAX_ELEMENTS:
+                raise ValueError(f"arrays of more than {MAX_ELEMENTS} elements")
+            if len(awaited) == MAX_DEPTH:
+                raise ValueError(f"arrays more than {MAX_DEPTH} deep")
+            awaited.append(count + 1)
+        else:
+            raise ValueError(f"a map, an extension or no type at all (byte {first:#04x})")
+        while awaited:
+            awaited[-1] -= 1
+            if awaited[-1]:
+                break
+            awaited.pop()
+        else:
+            break
+    if at != size:
+        raise ValueError(f"{size} bytes where the value has {at}")
+
+
+def _array(data: bytes | memoryview, at: int, first: int) -> tuple[int, int]:
+    """Where an array's elements begin, and how many there are."""
+    if first < 0xDC:
+        return at + 1, first & 0x0F
+    start = at + (3 if first == 0xDC else 5)
+    return start, int.from_bytes(data[at + 1 : start], "big")
+
+
+_REFUSED: Final = 0
+_ARRAY: Final = -1
+
+
+def _widths() -> tuple[int, ...]:
+    """By first byte: how long the value is; `_REFUSED`; `_ARRAY`; or `_ARRAY` less the length's own bytes."""
+    widths = [_REFUSED] * 256
+    widths[0x00:0x80] = [1] * 0x80  # positive fixint
+    widths[0x90:0xA0] = [_ARRAY] * 16
+    widths[0xA0:0xC0] = range(1, 33)  # fixstr
+    widths[0xC0], widths[0xC2], widths[0xC3] = 1, 1, 1  # nil, false, true
+    widths[0xC4:0xC7] = (_ARRAY - 1, _ARRAY - 2, _ARRAY - 4)  # bin
+    widths[0xCA:0xD4] = (5, 9, 2, 3, 5, 9, 2, 3, 5, 9)  # floats, unsigned, signed
+    widths[0xD9:0xDC] = (_ARRAY - 1, _ARRAY - 2, _ARRAY - 4)  # str
+    widths[0xDC:0xDE] = (_ARRAY, _ARRAY)
+    widths[0xE0:0x100] = [1] * 32  # negative fixint
+    return tuple(widths)
+
+
+_WIDTH: Final = _widths()

@@ -22,12 +22,15 @@ from asyncfl.deployment import Deployment
 from asyncfl.digest import content_digest
 from asyncfl.errors import ConfigurationError, StorageError
 from asyncfl.identity import Identity
+from asyncfl.toml_document import MAX_BYTES
+from node.text_files import read_text
 
 DEPLOYMENT_FILE: Final = "deployment.toml"
 OPERATOR_KEY_FILE: Final = "operator.key"
 KEY_HEADER: Final = "asyncfl-private-key-1"
 PUBLIC_KEY_HEADER: Final = "asyncfl-public-key-1"
 KEY_MODE: Final = 0o600
+MAX_KEY_FILE_BYTES: Final = 1024
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,7 @@ class DeploymentDirectory:
         """Read and check `root`/deployment.toml. Raises `ConfigurationError` naming file, cause, remedy."""
         path = root / DEPLOYMENT_FILE
         try:
-            text = path.read_text(encoding="utf-8")
+            text = read_text(path, limit=MAX_BYTES)
         except NotADirectoryError:
             raise ConfigurationError(
                 f"{root} is a file; name the directory that holds {DEPLOYMENT_FILE}"
@@ -167,7 +170,7 @@ def read_key(path: Path) -> Identity:
                 f"{path}: others on this machine can use this private key (mode {mode & 0o777:04o}); "
                 f"run: chmod 600 {path}"
             )
-        text = path.read_text(encoding="ascii")
+        text = read_text(path, limit=MAX_KEY_FILE_BYTES, encoding="ascii")
     except FileNotFoundError:
         raise ConfigurationError(
             f"{path}: no such key file; put the private key that `asyncfl keygen` made for this node there"
@@ -196,7 +199,7 @@ def write_public_key(path: Path, name: str, public: bytes) -> None:
 def read_public_key(path: Path) -> tuple[str, bytes]:
     """Name and public key in a file of `write_public_key`. Raises `ConfigurationError`."""
     try:
-        header, public, name = path.read_text(encoding="ascii").split()
+        header, public, name = read_text(path, limit=MAX_KEY_FILE_BYTES, encoding="ascii").split()
         if header != PUBLIC_KEY_HEADER:
             raise ValueError
         return name, bytes.fromhex(public)

@@ -10,6 +10,7 @@ from asyncfl.digest import digest
 from asyncfl.wire import (
     Count,
     Epoch,
+    Many,
     PublicKey,
     Signature,
     Wire,
@@ -24,7 +25,7 @@ class RosterStatement(Wire):
 
     number: Count
     start_epoch: Epoch
-    members: Annotated[tuple[PublicKey, ...], Len(1, 16384)]
+    members: Annotated[Many[PublicKey], Len(1, 16384)]
     signature: Signature
 
     def body(self) -> bytes:

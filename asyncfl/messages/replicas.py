@@ -20,6 +20,7 @@ from asyncfl.wire import (
     Count,
     Digest,
     Epoch,
+    Many,
     PublicKey,
     ReplicaIndex,
     ShortText,
@@ -43,7 +44,7 @@ class Relay(Wire):
 class ManifestRequest(Wire):
     """Send me these manifests (as RELAY)."""
 
-    manifests: Annotated[tuple[Digest, ...], Len(1, 63)]
+    manifests: Annotated[Many[Digest], Len(1, 63)]
 
 
 class ShareOk(Wire):
@@ -80,8 +81,8 @@ class Lock(Wire):
     KIND: ClassVar = "lock"
 
     content: LockContent
-    supporters: Annotated[tuple[ReplicaIndex, ...], Len(1, 16)]
-    oks: Annotated[tuple[Annotated[tuple[Signature, ...], Len(1, 16)], ...], Len(1, 63)]
+    supporters: Annotated[Many[ReplicaIndex], Len(1, 16)]
+    oks: Annotated[Many[Annotated[Many[Signature], Len(1, 16)]], Len(1, 63)]
     signature: Signature
 
     def body(self) -> bytes:
@@ -107,7 +108,7 @@ class LockRefused(Wire):
     id: GroupId
     group: Digest
     reason: ShortText
-    conflict: Annotated[tuple[LockContent, ...], Len(0, 1)]
+    conflict: Annotated[Many[LockContent], Len(0, 1)]
 
 
 class TakenOver(Wire):
@@ -170,7 +171,7 @@ class Row(Wire):
     """The items of one epoch, by digest, sorted."""
 
     epoch: Epoch
-    items: Annotated[tuple[Digest, ...], Len(1, 4096)]
+    items: Annotated[Many[Digest], Len(1, 4096)]
 
 
 class View(Wire):
@@ -183,7 +184,7 @@ class View(Wire):
     base_epoch: Count
     """Rows up to this epoch are inside `base`."""
     entries: Count
-    rows: Annotated[tuple[Row, ...], Len(0, 256)]
+    rows: Annotated[Many[Row], Len(0, 256)]
     pinned: bool
 
 
@@ -197,14 +198,14 @@ class Rows(Wire):
     """The answer: complete rows from `first` on, as many as fit; `more` says whether others follow."""
 
     first: Epoch
-    rows: Annotated[tuple[Row, ...], Len(0, 256)]
+    rows: Annotated[Many[Row], Len(0, 256)]
     more: bool
 
 
 class ItemRequest(Wire):
     """Send me these items: CERTIFIED_ITEM where certified, else ENTRY and ATTEST."""
 
-    items: Annotated[tuple[Digest, ...], Len(1, 256)]
+    items: Annotated[Many[Digest], Len(1, 256)]
 
 
 class ModelVote(Wire):

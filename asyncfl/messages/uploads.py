@@ -11,6 +11,7 @@ from asyncfl.wire import (
     Count,
     Digest,
     Epoch,
+    Many,
     PublicKey,
     ReplicaIndex,
     Signature,
@@ -41,8 +42,8 @@ class ManifestCore(Wire):
     base_version: Digest
     upload: Digest
     """Content digest of all of packed y, check blocks included."""
-    share_digests: Annotated[tuple[Digest, ...], Len(1, 16)]
-    boxes: Annotated[tuple[Annotated[bytes, Len(1, 8192)], ...], Len(1, 16)]
+    share_digests: Annotated[Many[Digest], Len(1, 16)]
+    boxes: Annotated[Many[Annotated[bytes, Len(1, 8192)]], Len(1, 16)]
 
     def digest(self) -> bytes:
         return digest("asyncfl/1/manifest-core", self.encode())
@@ -90,14 +91,14 @@ class Vote(Wire):
     signature: Signature
 
 
-Votes = Annotated[tuple[Vote, ...], Len(0, 16)]
+Votes = Annotated[Many[Vote], Len(0, 16)]
 
 
 class LockContent(Wire):
     """What is locked: id and members, sorted by (client, epoch)."""
 
     id: GroupId
-    members: Annotated[tuple[Member, ...], Len(1, 63)]
+    members: Annotated[Many[Member], Len(1, 63)]
 
     def digest(self) -> bytes:
         return digest("asyncfl/1/group", self.encode())
@@ -107,7 +108,7 @@ class Item(Wire):
     """A ledger entry as the version digest sees it: nothing about which signatures came along."""
 
     id: GroupId
-    members: Annotated[tuple[Member, ...], Len(1, 63)]
+    members: Annotated[Many[Member], Len(1, 63)]
     opened: Digest
     """Content digest of the opened sum's canonical bytes."""
 

@@ -48,7 +48,15 @@ def show_error(error: AsyncflError | OSError) -> None:
     text = str(error)
     if isinstance(error, OSError):
         text = f"{error.filename}: {error.strerror}" if error.filename else str(error)
-    messages.print(f"[bold red]error:[/] {escape(text)}", soft_wrap=True)
+    messages.print(f"[bold red]error:[/] {escape(_obeyed_by_no_terminal(text))}", soft_wrap=True)
+
+
+def _obeyed_by_no_terminal(text: str) -> str:
+    """Control characters spelt out: an error may quote what a file or a peer said."""
+    return "".join(
+        part if part.isprintable() or part == "\n" else part.encode("unicode_escape").decode()
+        for part in text
+    )
 
 
 def write_json(value: Any, target: Path) -> None:
@@ -82,7 +90,7 @@ def key_values(option: str, pairs: Iterable[str]) -> dict[str, Any]:
             raise ConfigurationError(f"{option} {key} is given twice")
         try:
             values[key] = tomllib.loads(f"value = {text}")["value"]
-        except tomllib.TOMLDecodeError:
+        except (ValueError, RecursionError):
             values[key] = text
     return values
 

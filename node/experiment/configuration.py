@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 
@@ -23,7 +22,9 @@ from asyncfl.schedule import (
     Seconds,
     Steps,
 )
+from asyncfl.toml_document import MAX_BYTES, parse_document
 from asyncfl.toml_errors import explain
+from node.text_files import read_text
 from node.training.defaults import task_defaults
 
 
@@ -286,15 +287,12 @@ def read_experiment(path: Path, *, reduced: bool = False) -> Experiment:
     Raises `ConfigurationError` naming file and key (mostly the line, too); `StorageError` when it cannot be read.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_text(path, limit=MAX_BYTES)
     except OSError as error:
         raise StorageError(f"{path}: cannot be read: {error.strerror}; name an experiment's file") from None
     except UnicodeDecodeError:
         raise ConfigurationError(f"{path}: not UTF-8 text; a TOML file is needed") from None
-    try:
-        document = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigurationError(f"{path}: not TOML: {error}") from None
+    document = parse_document(text, source=str(path))
     changes = document.pop("reduced", None)
     if reduced:
         if not isinstance(changes, dict):

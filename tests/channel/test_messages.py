@@ -11,6 +11,7 @@ import pytest
 from annotated_types import Ge, Le, Len
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import AfterValidator, FailFast
 from pydantic.fields import FieldInfo
 
 from asyncfl.errors import MalformedMessage
@@ -42,6 +43,8 @@ def bounds(metadata: list[Any]) -> dict[str, Any]:
                 found["min_size"], found["max_size"] = shortest, longest
             case FieldInfo():
                 found |= bounds(item.metadata)
+            case FailFast() | AfterValidator():  # of sequences and of printable text
+                continue
             case _ if hasattr(item, "min_length"):
                 found["min_size"] = item.min_length
             case _ if hasattr(item, "max_length"):
@@ -67,7 +70,7 @@ def of_type(kind: Any, metadata: list[Any]) -> st.SearchStrategy[Any]:
     if kind is bytes:
         return st.binary(min_size=smallest, max_size=min(limits["max_size"], max(smallest, 200)))
     if kind is str:
-        return st.text(max_size=min(limits["max_size"], 60))
+        return st.text(max_size=min(limits["max_size"], 60)).filter(str.isprintable)
     if get_origin(kind) is tuple:
         element, ellipsis = get_args(kind)
         assert ellipsis is ...

@@ -80,7 +80,7 @@ def experiment(**changes: Any) -> Experiment:
             'name = "x"\nepochs = 3\n' + RUN + 'method = "fedavg"\nclip = 1\n',
             "run 'a': clip is for method 'asyncfl' only",
         ),
-        ("name =", "not TOML"),
+        ("name =", "not valid TOML"),
     ],
 )
 def test_a_wrong_file_is_refused_with_the_reason(tmp_path: Path, text: str, message: str) -> None:
