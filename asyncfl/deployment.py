@@ -103,9 +103,9 @@ class Deployment(Section):
     """A checked deployment file.
 
     `digest` names the deployment in every signature, handshake and manifest. It covers what safety depends
-    on: format, nonce, operator key, protocol parameters, replica keys in order, and the initial model. It
-    leaves out names, addresses, task, training and stop settings (these can change) and clients (rosters,
-    signed under this digest, change).
+    on: format, nonce, operator key, protocol parameters, replica keys in order, the initial model, and whether
+    nodes may misbehave. It leaves out names, addresses, task, training and stop settings (these can change) and
+    clients (rosters, signed under this digest, change).
     """
 
     format: Annotated[int, Field(ge=FORMAT, le=FORMAT)]
@@ -113,6 +113,8 @@ class Deployment(Section):
     nonce: Nonce
     """Random, so that two deployments with the same keys never accept each other's signatures."""
     operator: Key
+    allow_misbehaviour: bool = False
+    """A drill: nodes may misbehave on purpose. In the digest, so that such a node belongs to no other deployment."""
     parameters: Parameters
     model: ModelEntry
     task: TaskEntry
@@ -142,6 +144,7 @@ class Deployment(Section):
         clients: Mapping[str, bytes],
         privacy: PrivacyEntry | None = None,
         stop: Mapping[str, Any] | None = None,
+        allow_misbehaviour: bool = False,
         source: str = "deployment.toml",
     ) -> Self:
         """A new deployment, signed by `operator`.
@@ -151,13 +154,17 @@ class Deployment(Section):
 
         Raises `ConfigurationError` like `parse`.
         """
-        named = _digest(nonce, operator.public, parameters, [key for _, key in replicas.values()], model)
+        keys = [key for _, key in replicas.values()]
+        named = _digest(
+            nonce, operator.public, parameters, keys, model, allow_misbehaviour=allow_misbehaviour
+        )
         roster = Roster(number=0, start_epoch=1, members=tuple(sorted(clients.values())))
         content = {
             "format": FORMAT,
             "name": name,
             "nonce": nonce,
             "operator": operator.public,
+            "allow_misbehaviour": allow_misbehaviour,
             "parameters": parameters,
             "model": model,
             "task": dict(task),
@@ -252,6 +259,8 @@ class Deployment(Section):
         # TOML lets nobody add [[rosters]] or [[training.changes]] to an empty array.
         if not self.rosters:
             del content["rosters"]
+        if not self.allow_misbehaviour:
+            del content["allow_misbehaviour"]
         if not self.training.changes:
             del content["training"]["changes"]
         return tomli_w.dumps(content)
@@ -259,9 +268,11 @@ class Deployment(Section):
     @cached_property
     def digest(self) -> bytes:
         """32 bytes; see the class."""
+        keys = [entry.key for entry in self.replicas]
         return _digest(
-            self.nonce, self.operator, self.parameters, [entry.key for entry in self.replicas], self.model
-        )
+            self.nonce, self.operator, self.parameters, keys, self.model,
+            allow_misbehaviour=self.allow_misbehaviour,
+        )  # fmt: skip
 
     @cached_property
     def all_rosters(self) -> tuple[Roster, ...]:
@@ -379,11 +390,19 @@ class Deployment(Section):
 
 
 def _digest(
-    nonce: bytes, operator: bytes, parameters: Parameters, replica_keys: Sequence[bytes], model: ModelEntry
+    nonce: bytes,
+    operator: bytes,
+    parameters: Parameters,
+    replica_keys: Sequence[bytes],
+    model: ModelEntry,
+    *,
+    allow_misbehaviour: bool,
 ) -> bytes:
     settings = tuple(sorted(parameters.model_dump().items()))
     initial = (model.digest, model.weights, model.buffers, model.frozen_buffers)
-    facts = (FORMAT, nonce, operator, settings, tuple(replica_keys), initial)
+    facts: tuple[Any, ...] = (FORMAT, nonce, operator, settings, tuple(replica_keys), initial)
+    if allow_misbehaviour:
+        facts += ("allow_misbehaviour",)
     return digest("asyncfl/1/deployment", pack(facts))
 
 

@@ -9,7 +9,9 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from importlib.metadata import version
+from importlib.util import find_spec
 from typing import Annotated, Any
 
 import typer
@@ -33,6 +35,8 @@ from node.commands import (
 )
 from node.commands.common import ExitCode, exit_code, messages, show_error
 
+MISBEHAVIOUR = "asyncfl_misbehaviour"
+"""The package of a distribution of its own, for drills."""
 _EPILOG = (
     "[bold]Exit codes[/]  [bold]0[/] done · [bold]1[/] the run failed one of its checks · "
     "[bold]2[/] wrong usage or configuration · [bold]3[/] disk or database · [bold]130[/] interrupted"
@@ -102,6 +106,14 @@ def _options(
     sys.path.append(os.getcwd())
 
 
+def _node_command() -> Callable[..., None]:
+    """`asyncfl node`; with --misbehave only where the extra that has it is installed (misbehaviour/README.md)."""
+    if find_spec(MISBEHAVIOUR) is None:
+        return run_node.node
+    command: Callable[..., None] = import_module(MISBEHAVIOUR).node
+    return command
+
+
 app.command("demo", rich_help_panel="Whole deployments on this machine")(demo.demo)
 app.command("init", rich_help_panel="Whole deployments on this machine")(init.init)
 app.command("up", rich_help_panel="Whole deployments on this machine")(up.up)
@@ -109,7 +121,7 @@ app.command("status", rich_help_panel="Whole deployments on this machine")(statu
 app.command("enroll", rich_help_panel="Who takes part")(enroll.enroll)
 app.command("retire", rich_help_panel="Who takes part")(enroll.retire)
 app.command("keygen", rich_help_panel="One party")(keygen.keygen)
-app.command("node", rich_help_panel="One party")(run_node.node)
+app.command("node", rich_help_panel="One party")(_node_command())
 app.command("evaluate", rich_help_panel="Models")(model.evaluate)
 app.command("export", rich_help_panel="Models")(model.export)
 app.command("bench", rich_help_panel="Models")(bench.bench)

@@ -63,6 +63,8 @@ class NewDeployment:
     """Addresses of replicas that run elsewhere, by name."""
     public_keys: Path | None = None
     """A directory of `asyncfl keygen`'s .pub files, one for every replica and client."""
+    allow_misbehaviour: bool = False
+    """A drill, in which nodes may misbehave on purpose (see misbehaviour/README.md)."""
 
 
 def create_deployment(root: Path, wanted: NewDeployment) -> DeploymentDirectory:
@@ -118,6 +120,7 @@ def create_deployment(root: Path, wanted: NewDeployment) -> DeploymentDirectory:
         clients={name: keys[name] for name in client_names},
         privacy=None if wanted.epsilon is None else PrivacyEntry(epsilon=wanted.epsilon, delta=wanted.delta),
         stop=wanted.stop,
+        allow_misbehaviour=wanted.allow_misbehaviour,
     )
     try:
         root.mkdir(parents=True, exist_ok=True)

@@ -12,7 +12,7 @@ import gc
 import os
 import signal
 import threading
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,10 +28,11 @@ from asyncfl.privacy.collusion import Collusion
 from node.blobs import BlobStore
 from node.commands.common import exit_code
 from node.deployment_files import DeploymentDirectory
+from node.interference import Interference, require_consent
 from node.logs import Writer, configure
 from node.looplag import LoopLag
 from node.parent import end_with_parent
-from node.runtime import CLOSE_S, Runtime
+from node.runtime import CLOSE_S, Network, Runtime
 from node.state_file import require_no_orphans
 from node.storage import Storage
 from node.transport import Endpoint
@@ -49,12 +50,14 @@ class ProcessOptions:
     """How a process behaves, whatever its role.
 
     `listen` (host, port) replaces the address in the deployment file, for a replica behind a proxy.
+    `interference` makes the nodes misbehave, in drills.
     """
 
     log_form: str = "console"
     log_level: str = "info"
     exit_with_parent: bool = False
     listen: tuple[str, int] | None = None
+    interference: Interference | None = None
 
 
 def run_aggregator(directory: Path, name: str, options: ProcessOptions | None = None) -> None:
@@ -65,6 +68,7 @@ def run_aggregator(directory: Path, name: str, options: ProcessOptions | None = 
     options = options or ProcessOptions()
     files = DeploymentDirectory.load(directory)
     deployment = files.deployment
+    require_consent(options.interference, deployment, directory)
     replica = deployment.replica(name)
     identity = files.identity(name)
     federation = deployment.federation()
@@ -74,23 +78,20 @@ def run_aggregator(directory: Path, name: str, options: ProcessOptions | None = 
 
         initial_model = files.initial_model()
         _say_what_is_assumed(deployment, None)
+        _say_whether_it_is_a_drill(deployment, options)
 
         def machine(durable: _Durable) -> Machine:
             return Replica(federation, identity, durable, initial_model)
 
-        node = _Node(process, files, identity, role="aggregator", name=name, machine=machine)
+        node = _Node(process, files, identity, options, role="aggregator", name=name, machine=machine)
         # Clients pull the first model from here like any later one.
         node.blobs.write(initial_model)
-        endpoint = Endpoint(
-            identity,
-            federation.digest,
-            handler=node.runtime,
-            blobs=node.blobs,
+        network = node.network(
             listen=options.listen or replica.address,
             dial={entry.key: entry.url for entry in deployment.replicas if entry.key != identity.public},
             accept=node.machine.accepts,
         )
-        await process.run([(node, endpoint)])
+        await process.run([(node, network)])
 
     _run(main, options, {**deployment.names, deployment.operator: "operator"})
 
@@ -110,6 +111,7 @@ def run_clients(
     options = options or ProcessOptions()
     files = DeploymentDirectory.load(directory)
     deployment = files.deployment
+    require_consent(options.interference, deployment, directory)
     numbers = {name: deployment.client_index(name) for name in names}
     identities = {name: files.identity(name) for name in names}
     federation = deployment.federation()
@@ -121,6 +123,7 @@ def run_clients(
         from node.training.workbench import Workbench
 
         _say_what_is_assumed(deployment, last_epoch if limit is None else min(limit, last_epoch or limit))
+        _say_whether_it_is_a_drill(deployment, options)
         entry = deployment.task
         task = load_task(
             entry.factory, clients=len(deployment.first_clients), seed=entry.seed, options=entry.options
@@ -141,17 +144,13 @@ def run_clients(
                     upload_limit=limit,
                 )
 
-            node = _Node(process, files, identity, role="client", name=name, machine=machine)
-            endpoint = Endpoint(
-                identity,
-                federation.digest,
-                handler=node.runtime,
-                blobs=node.blobs,
+            node = _Node(process, files, identity, options, role="client", name=name, machine=machine)
+            network = node.network(
                 listen=None,
                 dial={replica.key: replica.url for replica in deployment.replicas},
                 accept=lambda _key: False,
             )
-            nodes.append((node, endpoint))
+            nodes.append((node, network))
         await process.run(nodes)
 
     _run(main, options, {**deployment.names, deployment.operator: "operator"})
@@ -185,6 +184,7 @@ class _Node:
         process: _Process,
         files: DeploymentDirectory,
         identity: Identity,
+        options: ProcessOptions,
         *,
         role: str,
         name: str,
@@ -195,10 +195,16 @@ class _Node:
         require_no_orphans(database, blobs)
         self.name = name
         self.role = role
+        self._files = files
+        self._identity = identity
+        self._interference = options.interference
         self.storage = Storage.open(database, owner=files.deployment.digest + identity.public)
         process.opened.append(self.storage)
         self.blobs = BlobStore(blobs)
-        self.machine = made = machine(self.storage.load())
+        made = machine(self.storage.load())
+        if self._interference is not None:
+            made = self._interference.machine(files, identity, made)
+        self.machine = made
         referenced = made.referenced_blobs()
         for digest in [digest for digest in self.blobs.digests() if digest not in referenced]:
             self.blobs.delete(digest)
@@ -213,6 +219,31 @@ class _Node:
             status=files.status_file(name),
             lag=process.lag,
         )
+
+    def network(
+        self, *, listen: tuple[str, int] | None, dial: Mapping[bytes, str], accept: Callable[[bytes], bool]
+    ) -> Network:
+        """What connects the node to its peers."""
+        if self._interference is not None:
+            found = self._interference.network(self._files, self._identity, listen)
+            if found is not None:
+                return found
+        return Endpoint(
+            self._identity,
+            self._files.deployment.digest,
+            handler=self.runtime,
+            blobs=self.blobs,
+            listen=listen,
+            dial=dial,
+            accept=accept,
+        )
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """What every line of its log says."""
+        if self._interference is None:
+            return {"node": self.name}
+        return {"node": self.name, "misbehaving": self._interference.label}
 
 
 class _Process:
@@ -232,15 +263,13 @@ class _Process:
         self.stop.set()
         _end_after(KILL_S, 1)
 
-    async def run(self, nodes: Sequence[tuple[_Node, Endpoint]]) -> None:
+    async def run(self, nodes: Sequence[tuple[_Node, Network]]) -> None:
         """Run all nodes until one fails or a stop is asked for."""
         # What is there now stays: the collector need not walk through torch again and again.
         gc.collect()
         gc.freeze()
         measuring = asyncio.create_task(self.lag.run(), name="measure the event loop")
-        runs = [
-            asyncio.create_task(self._run_node(node, endpoint), name=node.name) for node, endpoint in nodes
-        ]
+        runs = [asyncio.create_task(self._run_node(node, network), name=node.name) for node, network in nodes]
         await asyncio.wait(runs, return_when=asyncio.FIRST_EXCEPTION)
         self.stop.set()
         await asyncio.wait(runs)
@@ -253,10 +282,10 @@ class _Process:
         for storage in self.opened:
             await storage.close()
 
-    async def _run_node(self, node: _Node, endpoint: Endpoint) -> None:
-        structlog.contextvars.bind_contextvars(node=node.name)
+    async def _run_node(self, node: _Node, network: Network) -> None:
+        structlog.contextvars.bind_contextvars(**node.labels)
         log.info("started", role=node.role, pid=os.getpid(), state=str(node.storage.path.parent))
-        await node.runtime.run(endpoint, self.stop)
+        await node.runtime.run(network, self.stop)
         log.info("stopped")
 
 
@@ -271,6 +300,13 @@ def _say_what_is_assumed(deployment: Deployment, epochs: int | None) -> None:
         isolation_probability=collusion.isolation_probability,
         epochs=collusion.epochs,
     )
+
+
+def _say_whether_it_is_a_drill(deployment: Deployment, options: ProcessOptions) -> None:
+    if options.interference is not None:
+        log.warning("this_process_misbehaves_on_purpose", misbehaving=options.interference.label)
+    elif deployment.allow_misbehaviour:
+        log.warning("drill", reason="nodes of this deployment may misbehave on purpose (allow_misbehaviour)")
 
 
 def _run(

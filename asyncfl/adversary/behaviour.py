@@ -114,7 +114,7 @@ class Insider:
 
 
 class Behaviour:
-    """Honest until overridden."""
+    """Honest until overridden. `now` is in seconds since it began."""
 
     def __init__(self, me: Insider) -> None:
         self.me = me
@@ -187,17 +187,21 @@ def attacker(
 
 
 class Malicious:
-    """A machine under a behaviour. Implements `Machine`."""
+    """A machine under a behaviour. Implements `Machine`.
 
-    def __init__(self, machine: Machine, behaviour: Behaviour) -> None:
+    `began` is when, by the machine's clock; behaviours count their seconds from there.
+    """
+
+    def __init__(self, machine: Machine, behaviour: Behaviour, *, began: float = 0.0) -> None:
         self.machine = machine
         self.behaviour = behaviour
+        self._began = began
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.machine, name)
 
     def _bend(self, effects: Iterable[Effect], now: float) -> list[Effect]:
-        self.behaviour.now = now
+        self.behaviour.now = now - self._began
         bent: list[Effect] = []
         for effect in effects:
             if isinstance(effect, Send):
@@ -220,7 +224,7 @@ class Malicious:
         return self._bend(self.machine.disconnected(peer, now), now)
 
     def receive(self, peer: bytes, message: Message, now: float) -> list[Effect]:
-        self.behaviour.now = now
+        self.behaviour.now = now - self._began
         self.behaviour.me.coven.saw(peer, message)
         bent: list[Effect] = []
         for told in self.behaviour.hears(peer, message):

@@ -9,6 +9,7 @@ import tempfile
 import tomllib
 from collections.abc import Iterable
 from enum import IntEnum
+from inspect import Parameter, Signature
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -77,6 +78,11 @@ def write_json(value: Any, target: Path) -> None:
         raise StorageError(
             f"{target}: cannot be written: {error.strerror}; name another --json file"
         ) from None
+
+
+def show_options(command: Any, options: Iterable[Parameter]) -> None:
+    """Let Typer make options of these parameters alone, whatever else `command` takes from other callers."""
+    command.__signature__ = Signature(list(options))
 
 
 def key_values(option: str, pairs: Iterable[str]) -> dict[str, Any]:

@@ -86,6 +86,12 @@ def init(
         Path | None,
         typer.Option(metavar="DIR", help="The parties' .pub files; then no private key is made here."),
     ] = None,
+    allow_misbehaviour: Annotated[
+        bool,
+        typer.Option(
+            "--allow-misbehaviour", help="For drills: nodes may misbehave on purpose. Never in earnest."
+        ),
+    ] = False,
     json: JsonFlag = False,
 ) -> None:
     """Make a deployment: deployment.toml, the initial model, and a private key file (mode 0600) per node.
@@ -129,6 +135,7 @@ def init(
         base_port=base_port,
         urls=_urls(url or ()),
         public_keys=public_keys,
+        allow_misbehaviour=allow_misbehaviour,
     )
     made = create_deployment(directory, wanted)
     deployment = made.deployment
@@ -144,6 +151,12 @@ def init(
         "privacy": None if deployment.privacy is None else deployment.privacy.model_dump(),
     }
     used = deployment.parameters
+    if deployment.allow_misbehaviour:
+        messages.print(
+            "[bold yellow]warning:[/] this deployment is a drill: its nodes may misbehave on purpose (asyncfl node "
+            "--misbehave); train nothing in it that matters",
+            soft_wrap=True,
+        )
     if clients < 2 * used.cell_size and used.min_group == 2:
         messages.print(
             f"[yellow]warning:[/] with {clients} clients all the news in a model can be the sum of two of them, from "

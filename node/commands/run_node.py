@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from inspect import Parameter, signature
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
 from asyncfl.errors import ConfigurationError
+from node.commands.common import show_options
+from node.interference import Interference
 
 
 class Role(StrEnum):
@@ -52,6 +55,7 @@ def node(
     exit_with_parent: Annotated[
         bool, typer.Option("--exit-with-parent", help="Stop when standard input ends.")
     ] = False,
+    interference: Interference | None = None,
 ) -> None:
     """Run an aggregator, or one or more clients, until Ctrl-C or SIGTERM. State is kept in DIR/state/NAME.
 
@@ -72,6 +76,7 @@ def node(
         log_level=log_level.value,
         exit_with_parent=exit_with_parent,
         listen=None if listen is None else _address(listen),
+        interference=interference,
     )
     repeated = sorted({each for each in name if name.count(each) > 1})
     if repeated:
@@ -86,6 +91,15 @@ def node(
     if epochs is not None:
         raise ConfigurationError("--epochs is for clients; an aggregator runs until it is stopped")
     run_aggregator(deployment, name[0], options)
+
+
+OPTIONS: Final[tuple[Parameter, ...]] = tuple(
+    parameter
+    for name, parameter in signature(node, eval_str=True).parameters.items()
+    if name != "interference"
+)
+"""Of the command line. Interference comes from an installed extra alone, which adds options of its own."""
+show_options(node, OPTIONS)
 
 
 def _address(text: str) -> tuple[str, int]:

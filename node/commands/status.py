@@ -62,6 +62,8 @@ def status(*, directory: Directory, json: JsonFlag = False) -> None:
     told = describe_own_accuracy(furthest.get("accuracy") or {})
     if told is not None:
         output.print(f"accuracy {told}", soft_wrap=True)
+    if deployment.allow_misbehaviour:
+        output.print(_drill(facts), soft_wrap=True)
     output.print(collusion.sentence(), soft_wrap=True, highlight=False, style="dim")
     if furthest.get("finished"):
         output.print(f"[green]training is over:[/] {escape(furthest['finished'])}", soft_wrap=True)
@@ -134,6 +136,18 @@ def _replicas(facts: dict[str, dict[str, Any]]) -> Table:
     return table
 
 
+def _drill(facts: dict[str, Any]) -> str:
+    """That nodes may misbehave here, and which of those that run do."""
+    nodes = {**facts["replicas"], **facts["clients"]}
+    told = [
+        f"{name} ({said['misbehaving']})"
+        for name, said in nodes.items()
+        if said["running"] and said.get("misbehaving")
+    ]
+    who = f": {escape(', '.join(told))}" if told else ""
+    return f"[bold yellow]a drill, in which nodes may misbehave on purpose{who}[/]"
+
+
 def _rosters(facts: dict[str, Any]) -> str:
     """The newest roster, and how many of the running replicas have it."""
     newest = facts["rosters"][-1]
@@ -175,5 +189,7 @@ def _takes_part(spans: list[list[int | None]]) -> str:
 
 
 def _state(said: dict[str, Any]) -> str:
+    if said["running"] and said.get("misbehaving"):
+        return "[bold red]misbehaving[/]"
     colour = "green" if said["running"] else "dim"
     return f"[{colour}]{str(said['state']).replace('_', ' ')}[/]"

@@ -1,0 +1,82 @@
+"""The attackers of the simulator (`asyncfl.adversary`) around the machines of a real process."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+from asyncfl.adversary import ATTACKERS, Attacker, Behaviour, Coven, Insider, Malicious
+from asyncfl.adversary.behaviour import Role
+from asyncfl.effects import Machine
+from asyncfl.errors import ConfigurationError
+from asyncfl.identity import Identity
+from node.deployment_files import DeploymentDirectory
+from node.runtime import Network
+
+
+@dataclass
+class Misconduct:
+    """What the nodes of this process do. Implements `node.interference.Interference`.
+
+    They share one coven: the keys of `colluders` (read from the deployment's directory) and of each other, and
+    whatever one of *them* has seen. What colluders in other processes have seen they do not know.
+    """
+
+    attackers: tuple[Attacker, ...]
+    colluders: tuple[str, ...] = ()
+    coven: Coven | None = field(default=None, init=False)
+
+    @classmethod
+    def of(cls, names: str, role: Role, colluders: tuple[str, ...] = ()) -> Misconduct:
+        """From names separated by commas. Raises `ConfigurationError` for one that `role` cannot do."""
+        return cls(tuple(_named(name.strip(), role) for name in names.split(",")), colluders)
+
+    @property
+    def label(self) -> str:
+        return ", ".join(attacker.name for attacker in self.attackers)
+
+    def machine(self, files: DeploymentDirectory, identity: Identity, machine: Machine) -> Machine:
+        """The machine under all behaviours, the first one next to it."""
+        coven = self._join(files, identity)
+        insider = Insider(coven.federation, identity, machine, coven)
+        bent, began = machine, time.monotonic()
+        for attacker in self.attackers:
+            bent = Malicious(bent, attacker.make(insider), began=began)
+        return Marked(bent, Behaviour(insider), self.label)
+
+    def network(
+        self, files: DeploymentDirectory, identity: Identity, listen: tuple[str, int] | None
+    ) -> Network | None:
+        return None
+
+    def _join(self, files: DeploymentDirectory, identity: Identity) -> Coven:
+        if self.coven is None:
+            self.coven = Coven(files.deployment.federation())
+            for name in self.colluders:
+                colluder = files.identity(name)
+                self.coven.identities[colluder.public] = colluder
+        self.coven.identities[identity.public] = identity
+        return self.coven
+
+
+class Marked(Malicious):
+    """A machine whose status says that it misbehaves."""
+
+    def __init__(self, machine: Machine, behaviour: Behaviour, label: str) -> None:
+        super().__init__(machine, behaviour)
+        self.label = label
+
+    def status(self, now: float) -> dict[str, Any]:
+        return {**super().status(now), "misbehaving": self.label}
+
+
+def _named(name: str, role: Role) -> Attacker:
+    attacker = ATTACKERS.get(name)
+    if attacker is None:
+        raise ConfigurationError(
+            f"--misbehave {name}: there is no such attack; `asyncfl simulate --attack list` lists them"
+        )
+    if attacker.role != role:
+        raise ConfigurationError(f"--misbehave {name} is an attack of a {attacker.role}, not of a {role}")
+    return attacker
