@@ -1,17 +1,18 @@
-"""Endpoints on localhost whose handlers write down what happens, and a TCP proxy that misbehaves."""
+"""Endpoints on localhost whose handlers write down what happens, and links between them that misbehave."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
 import uvloop
 from blockbuster import BlockBuster, blockbuster_ctx
+from chaos.link import LOCALHOST, Link
 from websockets.asyncio.client import ClientConnection, connect
 
 from asyncfl.channel import Channel, Initiator
@@ -105,83 +106,13 @@ class Node:
         return await asyncio.to_thread(self.blobs.read, digest)
 
 
-class Proxy:
-    """Forwards TCP connections to a port until told otherwise."""
-
-    def __init__(self) -> None:
-        self.target = 0
-        self.port = 0
-        self.limit: int | None = None
-        """Bytes towards the dialler after which the connections are cut."""
-        self.frozen = asyncio.Event()
-        self.accepted = 0
-        self._writers: list[asyncio.StreamWriter] = []
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._server: asyncio.Server
-
-    async def start(self, target: int) -> None:
-        self.target = target
-        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
-        self.port = self._server.sockets[0].getsockname()[1]
-
-    @property
-    def url(self) -> str:
-        return f"ws://127.0.0.1:{self.port}"
-
-    def cut(self) -> None:
-        """Reset every connection."""
-        for writer in self._writers:
-            writer.transport.abort()
-        self._writers.clear()
-
-    def freeze(self) -> None:
-        """Keep the connections open but let nothing through any more."""
-        self.frozen.set()
-
-    async def close(self) -> None:
-        self._server.close()
-        self.cut()
-        for task in self._tasks:
-            task.cancel()
-        if self._tasks:
-            await asyncio.wait(self._tasks)
-
-    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.accepted += 1
-        try:
-            there_reader, there_writer = await asyncio.open_connection("127.0.0.1", self.target)
-        except OSError:
-            writer.transport.abort()
-            return
-        self._writers += [writer, there_writer]
-        for source, sink, counted in ((reader, there_writer, False), (there_reader, writer, True)):
-            task = asyncio.create_task(self._pump(source, sink, counted))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
-
-    async def _pump(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, counted: bool) -> None:
-        with contextlib.suppress(OSError):
-            while data := await source.read(65536):
-                if self.frozen.is_set():
-                    await asyncio.Event().wait()
-                if counted and self.limit is not None:
-                    self.limit -= len(data)
-                    if self.limit < 0:
-                        self.limit = None
-                        self.cut()
-                        return
-                sink.write(data)
-                await sink.drain()
-        sink.close()
-
-
 class Net:
-    """Makes nodes and proxies, and takes them down again."""
+    """Makes nodes and links, and takes them down again."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
         self.nodes: list[Node] = []
-        self.proxies: list[Proxy] = []
+        self.links: list[Link] = []
         self.raws: list[ClientConnection] = []
 
     async def node(
@@ -222,21 +153,21 @@ class Net:
         await client.wait_for("connected")
         return server, client
 
-    async def proxied(self, **limits: Any) -> tuple[Node, Node, Proxy]:
-        """The same through a proxy."""
+    async def linked(self, **limits: Any) -> tuple[Node, Node, Link]:
+        """The same over a link whose weather can be changed."""
         server = await self.node("server", **limits)
-        proxy = await self.proxy(server)
-        client = await self.node("client", listen=False, dial={server.key: proxy.url}, **limits)
+        link = await self.link(server)
+        client = await self.node("client", listen=False, dial={server.key: link.url}, **limits)
         await server.wait_for("connected")
         await client.wait_for("connected")
-        return server, client, proxy
+        return server, client, link
 
-    async def proxy(self, server: Node) -> Proxy:
-        proxy = Proxy()
+    async def link(self, server: Node) -> Link:
         assert server.endpoint.port is not None
-        await proxy.start(server.endpoint.port)
-        self.proxies.append(proxy)
-        return proxy
+        link = Link((LOCALHOST, server.endpoint.port), Random(1))
+        await link.start()
+        self.links.append(link)
+        return link
 
     async def raw(self, server: Node, **settings: Any) -> ClientConnection:
         """A WebSocket connection without any handshake of ours."""
@@ -273,8 +204,8 @@ class Net:
         for connection in self.raws:
             connection.transport.abort()
             await connection.wait_closed()
-        for proxy in self.proxies:
-            await proxy.close()
+        for link in self.links:
+            await link.close()
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from blockbuster import BlockBuster
+from chaos.weather import Fault, Weather
 from websockets.exceptions import ConnectionClosed
 
 from asyncfl.channel import MAX_FRAME_BYTES
@@ -25,6 +26,7 @@ from node.transport.dialer import Backoff
 from node.transport.limits import Limits
 
 HELLO = Wait(epoch=1, reason="hello")
+STUCK = Weather(fault=Fault.STUCK)
 ROW = Row(epoch=1, items=(bytes(32),) * 2565)
 LARGE = View(base=bytes(32), base_epoch=0, entries=0, rows=(ROW,) * 4, pinned=False)
 BIG = ItemRequest(items=tuple(bytes([number]) * 32 for number in range(256)))
@@ -42,9 +44,9 @@ async def test_messages_arrive_in_the_order_in_which_they_were_sent(net: Any, un
 
 
 async def test_a_lost_connection_is_dialled_again_by_itself(net: Any) -> None:
-    server, client, proxy = await net.proxied()
+    server, client, link = await net.linked()
     for _ in range(3):
-        proxy.cut()
+        link.cut()
         await client.wait_for("disconnected")
         await server.wait_for("disconnected")
         await client.wait_for("connected")
@@ -66,17 +68,17 @@ async def test_a_restarted_server_is_found_again(net: Any) -> None:
 
 
 async def test_a_half_open_peer_is_noticed_by_both_sides(net: Any) -> None:
-    server, client, proxy = await net.proxied(silence_s=0.5)
-    proxy.freeze()
+    server, client, link = await net.linked(silence_s=0.5)
+    link.set(STUCK)
     assert "nothing was heard" in (await client.wait_for("disconnected", 2))[2]
     assert "nothing was heard" in (await server.wait_for("disconnected", 2))[2]
 
 
 async def test_a_half_open_peer_is_noticed_while_there_is_much_to_send(net: Any) -> None:
     """A full write buffer must not stop the keep-alive."""
-    server, client, proxy = await net.proxied(silence_s=0.5)
+    server, client, link = await net.linked(silence_s=0.5)
     digest = await client.store(bytes(32 << 20))
-    proxy.freeze()
+    link.set(STUCK)
     client.endpoint.send_blob(server.key, digest, 0)
     assert "nothing was heard" in (await client.wait_for("disconnected", 3))[2]
 

@@ -7,6 +7,7 @@ import os
 from typing import Any
 
 import pytest
+from chaos.weather import FAIR, Weather
 
 from asyncfl.digest import content_digest
 from asyncfl.identity import Identity
@@ -49,7 +50,7 @@ async def test_a_fetch_from_a_peer_that_is_not_connected_fails(net: Any) -> None
 
 
 async def test_a_connection_killed_in_the_middle_is_resumed_where_it_stopped(net: Any) -> None:
-    server, client, proxy = await net.proxied()
+    server, client, link = await net.linked()
     data = content(8 * CHUNK_BYTES)
     digest = await server.store(data)
     offsets = []
@@ -61,9 +62,10 @@ async def test_a_connection_killed_in_the_middle_is_resumed_where_it_stopped(net
 
     server.endpoint.send_blob = watched
     for _ in range(2):
-        proxy.limit = 3 * CHUNK_BYTES
+        link.set(Weather(reset_after=(3 * CHUNK_BYTES, 3 * CHUNK_BYTES)))
         client.endpoint.fetch(server.key, digest, len(data))
         assert "disconnected" in (await client.wait_for("fetch_failed"))[3]
+        link.set(FAIR)
         await client.wait_for("connected")
     client.endpoint.fetch(server.key, digest, len(data))
     await client.wait_for("fetched")
@@ -73,11 +75,11 @@ async def test_a_connection_killed_in_the_middle_is_resumed_where_it_stopped(net
 
 
 async def test_failures_of_a_lost_connection_are_told_before_its_end(net: Any) -> None:
-    server, client, proxy = await net.proxied()
+    server, client, link = await net.linked()
     server.serves = False
     client.endpoint.fetch(server.key, bytes(32), 1000)
     await server.wait_for("message")
-    proxy.cut()
+    link.cut()
     await client.wait_for("disconnected")
     assert [event[0] for event in client.log][:3] == ["connected", "fetch_failed", "disconnected"]
 
