@@ -20,6 +20,7 @@ from websockets.asyncio.client import connect
 from websockets.asyncio.server import ServerConnection, serve
 
 from asyncfl.channel import MAX_FRAME_BYTES, Channel, Initiator, respond
+from asyncfl.errors import StorageError
 from asyncfl.identity import Identity
 from asyncfl.messages import CHUNK_BYTES, Chunk, Message, Pull, encode_message
 from node.blobs import BlobStore
@@ -78,6 +79,9 @@ class _Owner:
 
     def fetch_failed(self, peer: bytes, digest: bytes, reason: str) -> None:
         self.done.put_nowait(reason)
+
+    def disk_refused(self, error: StorageError) -> None:
+        self.done.put_nowait(str(error))
 
 
 async def _endpoint(uploads: list[bytes], folder: Path) -> float:

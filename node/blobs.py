@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
@@ -22,10 +23,17 @@ from typing import Final
 
 from asyncfl.digest import DIGEST_BYTES, content_digest
 from asyncfl.errors import BlobMissing, InvalidItem, LocalProtocolError, StorageError
+from node.steps import FileAction, FileKind, Observer, observed, unobserved
+from node.whole_files import make_directory, sync_directory
 
 MAX_SUSPENDED: Final = 64
 """Interrupted receives that are kept for resumption; the oldest beyond that are deleted."""
 
+_COPY: Final = (
+    "every node that holds this blob has it under the same name: put a copy there and start the node again; where "
+    "nobody has one, replace the node (docs/data-model.md)"
+)
+_BLOB_NAME: Final = re.compile(f"[0-9a-f]{{{2 * DIGEST_BYTES}}}")
 _REMEDIES: Final = {
     errno.ENOSPC: "the disk is full: free some space",
     errno.EDQUOT: "the disk quota is used up: free some space or raise it",
@@ -40,18 +48,20 @@ _REMEDIES: Final = {
 class BlobStore:
     """Blobs under `root`, which is created if need be. Raises `StorageError`."""
 
-    def __init__(self, root: Path | str) -> None:
+    def __init__(self, root: Path | str, *, observe: Observer = unobserved) -> None:
         self.root = Path(root)
+        self._observe = observe
         self._incoming = self.root / "incoming"
         self._lock = threading.Lock()
         self._suspended: OrderedDict[tuple[bytes, bytes], Incoming] = OrderedDict()
         self._active: set[tuple[bytes, bytes]] = set()
         self._counter = 0
         with storage_errors(self.root):
-            self._incoming.mkdir(parents=True, exist_ok=True)
+            make_directory(self._incoming)
             for leftover in self._incoming.iterdir():
                 leftover.unlink()
-            _sync_directory(self.root)
+            # Folders that a killed process has made, and not yet synced.
+            sync_directory(self.root)
 
     def __repr__(self) -> str:
         return f"BlobStore({str(self.root)!r})"
@@ -78,7 +88,7 @@ class BlobStore:
         with storage_errors(path):
             data = path.read_bytes()
         if content_digest(data) != digest:
-            raise StorageError(f"{path} is damaged (its content has another digest): delete it and restart")
+            raise StorageError(f"{path} is damaged (its content has another digest): {_COPY}")
         return data
 
     def read_into(self, digest: bytes, offset: int, target: memoryview) -> None:
@@ -93,7 +103,7 @@ class BlobStore:
                 while target:
                     count = os.preadv(descriptor, [target], offset)
                     if not count:
-                        raise StorageError(f"{path} is shorter than it was: delete it and restart")
+                        raise StorageError(f"{path} is shorter than it was: {_COPY}")
                     target = target[count:]
                     offset += count
             finally:
@@ -103,19 +113,25 @@ class BlobStore:
         """Store durably; returns the digest. A blob that is already there is left as it is."""
         digest = content_digest(data)
         if self.has(digest):
+            # It may have got its name a moment ago, in another thread or in a process that was killed then.
+            with storage_errors(self.path(digest)):
+                sync_directory(self.path(digest).parent)
             return digest
         with self._lock:
             self._counter += 1
             temporary = self._incoming / f"{self._counter}.tmp"
         with storage_errors(temporary):
             try:
-                descriptor = _create(temporary)
+                with observed(self._observe, FileAction.CREATE, FileKind.BLOB):
+                    descriptor = _create(temporary)
                 try:
-                    _write_all(descriptor, data)
-                    os.fsync(descriptor)
+                    with observed(self._observe, FileAction.WRITE, FileKind.BLOB):
+                        _write_all(descriptor, data)
+                    with observed(self._observe, FileAction.SYNC, FileKind.BLOB):
+                        os.fsync(descriptor)
                 finally:
                     os.close(descriptor)
-                self._publish(temporary, digest)
+                self._publish(temporary, digest, FileKind.BLOB)
             except OSError:
                 with suppress(OSError):
                     temporary.unlink(missing_ok=True)
@@ -125,16 +141,15 @@ class BlobStore:
     def delete(self, digest: bytes) -> None:
         """Forget the blob; nothing happens when it is absent."""
         path = self.path(digest)
-        with storage_errors(path):
+        with storage_errors(path), observed(self._observe, FileAction.DELETE, FileKind.BLOB):
             path.unlink(missing_ok=True)
 
     def digests(self) -> Iterator[bytes]:
-        """The names of all complete blobs."""
+        """The names of all complete blobs. What else lies among them is somebody else's, and left alone."""
         with storage_errors(self.root):
-            for folder in self.root.iterdir():
-                if len(folder.name) == 2:
-                    for path in folder.iterdir():
-                        yield bytes.fromhex(path.name)
+            for path in self.root.glob("??/*"):
+                if _BLOB_NAME.fullmatch(path.name):
+                    yield bytes.fromhex(path.name)
 
     def receive(self, source: bytes, digest: bytes, size: int) -> Incoming:
         """Begin, or resume, the receive of a blob from `source`.
@@ -175,17 +190,16 @@ class BlobStore:
         with self._lock:
             self._active.discard(key)
 
-    def _publish(self, temporary: Path, digest: bytes) -> None:
+    def _publish(self, temporary: Path, digest: bytes, kind: FileKind) -> None:
         """Move a complete, synced file to its name, durably."""
         path = self.path(digest)
-        try:
-            path.parent.mkdir()
-        except FileExistsError:
-            pass
-        else:
-            _sync_directory(self.root)
-        temporary.rename(path)
-        _sync_directory(path.parent)
+        with self._lock:
+            # Whoever finds the folder made must find its name on disk too.
+            make_directory(path.parent)
+        with observed(self._observe, FileAction.RENAME, kind):
+            temporary.rename(path)
+        with observed(self._observe, FileAction.SYNC_FOLDER, kind):
+            sync_directory(path.parent)
 
 
 class Incoming:
@@ -199,18 +213,18 @@ class Incoming:
         self._store = store
         self._hash = blake2b(digest_size=DIGEST_BYTES)
         self._path = store._incoming / f"{digest.hex()}.{source.hex()[:32]}.part"
-        with storage_errors(self._path):
+        with storage_errors(self._path), observed(store._observe, FileAction.CREATE, FileKind.RECEIVED):
             self._descriptor = _create(self._path)
 
     def append(self, chunks: Iterable[bytes | memoryview]) -> None:
         """Write the next bytes. Raises `StorageError`; then only `discard` is left."""
-        for chunk in chunks:
-            if self.offset + len(chunk) > self.size:
-                raise LocalProtocolError(f"{self._path} would grow beyond its {self.size} bytes")
-            with storage_errors(self._path):
+        with storage_errors(self._path), observed(self._store._observe, FileAction.WRITE, FileKind.RECEIVED):
+            for chunk in chunks:
+                if self.offset + len(chunk) > self.size:
+                    raise LocalProtocolError(f"{self._path} would grow beyond its {self.size} bytes")
                 _write_all(self._descriptor, chunk)
-            self._hash.update(chunk)
-            self.offset += len(chunk)
+                self._hash.update(chunk)
+                self.offset += len(chunk)
 
     def finish(self) -> None:
         """Verify and store durably.
@@ -222,8 +236,9 @@ class Incoming:
             raise InvalidItem(f"what arrived for blob {self.key[1].hex()[:16]}… has another digest")
         try:
             with storage_errors(self._path):
-                os.fsync(self._descriptor)
-                self._store._publish(self._path, self.key[1])
+                with observed(self._store._observe, FileAction.SYNC, FileKind.RECEIVED):
+                    os.fsync(self._descriptor)
+                self._store._publish(self._path, self.key[1], FileKind.RECEIVED)
         except StorageError:
             self.discard()
             raise
@@ -267,8 +282,7 @@ def storage_errors(path: Path) -> Iterator[None]:
         yield
     except FileNotFoundError as error:
         raise BlobMissing(
-            f"{error.filename or path}: there is no such file; if it was deleted by hand, put it back, or replace "
-            "the node (docs/data-model.md)"
+            f"{error.filename or path}: there is no such file; {_COPY}"
         ) from error
     except OSError as error:
         remedy = _REMEDIES.get(error.errno or 0, os.strerror(error.errno or 0))
@@ -283,11 +297,3 @@ def _write_all(descriptor: int, data: bytes | memoryview) -> None:
     view = memoryview(data)
     while view:
         view = view[os.write(descriptor, view) :]
-
-
-def _sync_directory(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -30,6 +30,7 @@ from node.deployment_files import (
     write_key,
 )
 from node.training.defaults import OWN_TEST, is_built_in, task_defaults
+from node.whole_files import make_directory, write_whole
 
 LOCALHOST: Final = "127.0.0.1"
 MODEL_FILE: Final = "model.safetensors"
@@ -123,12 +124,12 @@ def create_deployment(root: Path, wanted: NewDeployment) -> DeploymentDirectory:
         allow_misbehaviour=wanted.allow_misbehaviour,
     )
     try:
-        root.mkdir(parents=True, exist_ok=True)
+        make_directory(root)
         write_key(root / OPERATOR_KEY_FILE, operator)
         for name, identity in identities.items():
             write_key(key_file(root, name), identity)
         write_model(root / MODEL_FILE, workbench.layout, workbench.state(workbench.initial))
-        (root / DEPLOYMENT_FILE).write_text(deployment.render(), encoding="utf-8")
+        write_whole(root / DEPLOYMENT_FILE, deployment.render().encode())
     except OSError as error:
         raise StorageError(
             f"{error.filename or root}: cannot be written: {error.strerror}; name a directory on a "

@@ -24,6 +24,7 @@ from asyncfl.errors import ConfigurationError, StorageError
 from asyncfl.identity import Identity
 from asyncfl.toml_document import MAX_BYTES
 from node.text_files import read_text
+from node.whole_files import make_directory, write_whole
 
 DEPLOYMENT_FILE: Final = "deployment.toml"
 OPERATOR_KEY_FILE: Final = "operator.key"
@@ -145,13 +146,9 @@ def write_key(path: Path, identity: Identity) -> None:
     """
     text = f"{KEY_HEADER} {identity.seed.hex()}\n"
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # O_EXCL: a private key is never overwritten; the mode holds from the first byte on.
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, KEY_MODE)
-        with os.fdopen(descriptor, "w", encoding="ascii") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
+        make_directory(path.parent)
+        # A private key is never overwritten, and never there in part: that could be neither used nor made again.
+        write_whole(path, text.encode("ascii"), mode=KEY_MODE, replace=False)
     except FileExistsError:
         raise ConfigurationError(
             f"{path} exists, and a private key is never overwritten; choose another name, "
@@ -191,7 +188,7 @@ def read_key(path: Path) -> Identity:
 def write_public_key(path: Path, name: str, public: bytes) -> None:
     """Write `name`'s public key, to be sent to the operator. Raises `StorageError`."""
     try:
-        path.write_text(f"{PUBLIC_KEY_HEADER} {public.hex()} {name}\n", encoding="ascii")
+        write_whole(path, f"{PUBLIC_KEY_HEADER} {public.hex()} {name}\n".encode("ascii"))
     except OSError as error:
         raise StorageError(f"{path}: cannot write the public key: {error.strerror}") from None
 

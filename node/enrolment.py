@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from node.deployment_files import (
 )
 from node.file_lock import locked
 from node.supervisor.watch import read_status
+from node.whole_files import write_whole
 
 MARGIN_EPOCHS: Final = 5
 """Beyond front + window: what the front moves on while a roster travels."""
@@ -267,20 +267,8 @@ def _left_with(deployment: Deployment, name: str) -> str:
 
 
 def _replace(path: Path, text: str) -> None:
-    """Write a file so that a crash leaves the old one or the new one."""
     try:
-        descriptor, draft = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(draft).chmod(path.stat().st_mode & 0o777)
-        Path(draft).replace(path)
-        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        write_whole(path, text.encode(), mode=path.stat().st_mode & 0o777)
     except OSError as error:
         raise StorageError(
             f"{path}: cannot be written: {error.strerror}; nothing was changed: free space on that disk and run "

@@ -34,6 +34,7 @@ from node.looplag import LoopLag
 from node.parent import end_with_parent
 from node.runtime import CLOSE_S, Network, Runtime
 from node.state_file import require_no_orphans
+from node.steps import Observer, unobserved
 from node.storage import Storage
 from node.transport import Endpoint
 
@@ -58,6 +59,8 @@ class ProcessOptions:
     exit_with_parent: bool = False
     listen: tuple[str, int] | None = None
     interference: Interference | None = None
+    observe: Observer = unobserved
+    """Told of every step towards the disk; no command gives one."""
 
 
 def run_aggregator(directory: Path, name: str, options: ProcessOptions | None = None) -> None:
@@ -198,16 +201,22 @@ class _Node:
         self._files = files
         self._identity = identity
         self._interference = options.interference
-        self.storage = Storage.open(database, owner=files.deployment.digest + identity.public)
+        owner = files.deployment.digest + identity.public
+        self.storage = Storage.open(database, owner=owner, observe=options.observe)
         process.opened.append(self.storage)
-        self.blobs = BlobStore(blobs)
+        self.blobs = BlobStore(blobs, observe=options.observe)
         made = machine(self.storage.load())
         if self._interference is not None:
             made = self._interference.machine(files, identity, made)
         self.machine = made
         referenced = made.referenced_blobs()
-        for digest in [digest for digest in self.blobs.digests() if digest not in referenced]:
+        stored = set(self.blobs.digests())
+        for digest in stored - referenced:
             self.blobs.delete(digest)
+        for digest in referenced:
+            # A client's upload is nowhere else; what a replica holds is checked whenever it is read.
+            if role == "client" or digest not in stored:
+                self.blobs.read(digest)
         self.runtime = Runtime(
             made,
             name=name,
@@ -218,6 +227,7 @@ class _Node:
             workers=process.workers,
             status=files.status_file(name),
             lag=process.lag,
+            observe=options.observe,
         )
 
     def network(

@@ -40,6 +40,7 @@ from asyncfl.effects import (
 from asyncfl.errors import AsyncflError, ConfigurationError, LocalProtocolError, StorageError
 from asyncfl.messages import Message
 from node.looplag import LoopLag
+from node.steps import FileAction, FileKind, Observer, observed, unobserved
 
 TICK_S: Final = 0.05
 STATUS_S: Final = 0.5
@@ -97,6 +98,7 @@ class Runtime:
         status: Path,
         lag: LoopLag,
         clock: Callable[[], float] = time.monotonic,
+        observe: Observer = unobserved,
     ) -> None:
         self._machine = machine
         self._name = name
@@ -108,6 +110,7 @@ class Runtime:
         self._status = status
         self._lag = lag
         self._clock = clock
+        self._observe = observe
         self._events: Counter[str] = Counter()
         self._queue: deque[Effect] = deque()
         self._arrived = asyncio.Event()
@@ -199,6 +202,10 @@ class Runtime:
     def fetch_failed(self, peer: bytes, digest: bytes, reason: str) -> None:
         """See `node.transport.Handler`."""
         self._feed(self._machine.fetch_failed, peer, digest, reason)
+
+    def disk_refused(self, error: StorageError) -> None:
+        """See `node.transport.Handler`. The disk that takes no blob will not take the next lock either."""
+        self._fail(error)
 
     def _feed(self, event: Callable[..., list[Effect]], *arguments: Any) -> None:
         if self._closing:
@@ -331,7 +338,7 @@ class Runtime:
         if self._failure is not None:
             content["error"] = str(self._failure)
         try:
-            await asyncio.to_thread(_replace, self._status, json.dumps(content))
+            await asyncio.to_thread(_replace, self._status, json.dumps(content), self._observe)
         except OSError as error:
             log.warning("status_not_written", file=str(self._status), reason=error.strerror)
 
@@ -370,7 +377,10 @@ def _log_failure(failure: Exception) -> None:
     log.error("node_failed", error=str(failure), exc_info=None if deliberate else failure)
 
 
-def _replace(path: Path, text: str) -> None:
+def _replace(path: Path, text: str, observe: Observer) -> None:
+    """Whole or not at all, but not synced: it is rewritten twice a second, and nothing rests on it."""
     draft = path.with_name(path.name + ".new")
-    draft.write_text(text, encoding="utf-8")
-    draft.replace(path)
+    with observed(observe, FileAction.WRITE, FileKind.STATUS):
+        draft.write_text(text, encoding="utf-8")
+    with observed(observe, FileAction.RENAME, FileKind.STATUS):
+        draft.replace(path)

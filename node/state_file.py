@@ -16,10 +16,12 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import Final
+from typing import Final, Self
 from zlib import crc32
 
 from asyncfl.errors import StorageError
+from node.steps import FileAction, FileKind, Observer, observed, unobserved
+from node.whole_files import make_directory, sync_directory
 
 APPLICATION_ID: Final = int.from_bytes(b"asfl")
 """Marks a SQLite file as ours (`PRAGMA application_id`)."""
@@ -102,51 +104,110 @@ def is_sound(key: object, value: object, stored: object) -> bool:
     return isinstance(key, bytes) and isinstance(value, bytes) and checksum(key, value) == stored
 
 
-def acquire(path: Path) -> int:
-    """A file descriptor that holds the exclusive lock beside `path`; closing it lets go.
+class Lock:
+    """The file beside a state file that its process holds, exclusively; the kernel lets go when the process dies.
 
-    Makes the directory (mode 0700) where there is none. Raises `StorageError`.
+    It holds the process number and, once the state file has been open, whether it was closed in order. Only then may
+    the write-ahead log be absent: it holds what was committed last, and a node without it has forgotten promises.
     """
-    name = path.with_name(path.name + ".lock")
-    with explained(name):
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        lock = os.open(name, os.O_RDWR | os.O_CREAT, 0o600)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            os.ftruncate(lock, 0)
-            os.pwrite(lock, str(os.getpid()).encode(), 0)
-        except BlockingIOError:
-            holder = os.pread(lock, 20, 0).decode(errors="replace") or "unknown"
-            os.close(lock)
-            raise StorageError(
-                f"{path}: in use by process {holder}; a node runs once at a time, so stop that process first"
-            ) from None
-        except OSError:
-            os.close(lock)
-            raise
-    return lock
+
+    _MARK: Final = 12
+    """Where in the file the mark begins; the process number is before it."""
+    _OPEN: Final = b"open  "
+    _CLOSED: Final = b"closed"
+
+    def __init__(self, path: Path, descriptor: int) -> None:
+        self._path = path
+        self._descriptor = descriptor
+
+    @classmethod
+    def acquire(cls, path: Path) -> Self:
+        """Hold the lock of the state file at `path`; makes its directory (mode 0700). Raises `StorageError`."""
+        name = lock_file(path)
+        with explained(name):
+            make_directory(path.parent, mode=0o700)
+            descriptor = os.open(name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                os.pwrite(descriptor, str(os.getpid()).ljust(cls._MARK).encode(), 0)
+            except BlockingIOError:
+                holder = os.pread(descriptor, cls._MARK, 0).decode(errors="replace").strip() or "unknown"
+                os.close(descriptor)
+                raise StorageError(
+                    f"{path}: in use by process {holder}; a node runs once at a time, so stop that process first"
+                ) from None
+            except OSError:
+                os.close(descriptor)
+                raise
+        return cls(path, descriptor)
+
+    def require_log(self) -> None:
+        """Refuse a state file that was not closed in order and whose log is gone. Raises `StorageError`."""
+        log = write_ahead_log(self._path)
+        if self._read_mark() == self._OPEN and self._path.exists() and not log.exists():
+            raise damaged(self._path, f"{log.name}, which holds what was written last, is gone")
+
+    def mark_open(self) -> None:
+        """The state file and its log are there and in use. Raises `StorageError`."""
+        with explained(lock_file(self._path)):
+            # Were the mark on disk and the log's name not, a power cut would make the file look robbed.
+            sync_directory(self._path.parent)
+            os.pwrite(self._descriptor, self._OPEN, self._MARK)
+
+    def mark_closed(self) -> None:
+        """The log is about to be copied into the state file, and to go. Raises `StorageError`."""
+        with explained(lock_file(self._path)):
+            os.pwrite(self._descriptor, self._CLOSED, self._MARK)
+            os.fsync(self._descriptor)
+
+    def release(self) -> None:
+        os.close(self._descriptor)
+
+    def _read_mark(self) -> bytes:
+        with explained(lock_file(self._path)):
+            return os.pread(self._descriptor, len(self._OPEN), self._MARK)
+
+
+def lock_file(path: Path) -> Path:
+    """Beside the state file at `path`."""
+    return path.with_name(path.name + ".lock")
+
+
+def write_ahead_log(path: Path) -> Path:
+    """Where SQLite keeps what is committed and not yet in the state file at `path`."""
+    return path.with_name(path.name + "-wal")
 
 
 def require_no_orphans(path: Path, blobs: Path) -> None:
-    """Refuse to start afresh beside blobs that an earlier life of this node left. Raises `StorageError`.
+    """Refuse to start afresh where an earlier life of this node has left anything. Raises `StorageError`.
 
-    A node whose state file is gone has forgotten its locks or secrets; started anew under its old identity it
-    could sign twice.
+    A node whose state file is gone has forgotten its locks or secrets, and what it spent of its privacy budget;
+    started anew under its old identity it could sign twice.
     """
-    if not path.exists() and blobs.is_dir() and any(entry.is_file() for entry in blobs.rglob("*")):
+    if path.exists():
+        return
+    with explained(path):
+        traces = [write_ahead_log(path), path.with_name("status.json")]
+        found = [trace for trace in traces if trace.exists()]
+        if blobs.is_dir() and any(entry.is_file() for entry in blobs.rglob("*")):
+            found.append(blobs)
+        lock = lock_file(path)
+        if lock.exists() and len(lock.read_bytes()) > Lock._MARK:
+            found.append(lock)
+    if found:
         raise StorageError(
-            f"{path}: the state file is gone, but {blobs} holds data: this node has run before. {_NO_RETURN}"
+            f"{path}: the state file is gone, but {found[0].name} is there: this node has run before. {_NO_RETURN}"
         )
 
 
-def open_file(path: Path, owner: bytes) -> sqlite3.Connection:
+def open_file(path: Path, owner: bytes, observe: Observer = unobserved) -> sqlite3.Connection:
     """A connection to the checked, migrated and exclusively held file at `path`, made where there is none.
 
     Explicit transactions only. Raises `StorageError`; then an existing file was not changed.
     """
     with explained(path):
         if not path.exists():
-            _create(path, owner)
+            _create(path, owner, observe)
         _inspect(path, owner)
         connection = _connect(path, "rw")
         try:
@@ -157,28 +218,30 @@ def open_file(path: Path, owner: bytes) -> sqlite3.Connection:
             connection.execute("PRAGMA secure_delete = ON")
             connection.execute(f"PRAGMA journal_size_limit = {JOURNAL_BYTES}")
             _migrate(connection)
+            # What a killed process has written, but perhaps not synced, is read as if it were durable: it must be,
+            # before anything is said that rests on it. A checkpoint syncs the log, then the file.
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
         except BaseException:
             connection.close()
             raise
         return connection
 
 
-def _create(path: Path, owner: bytes) -> None:
+def _create(path: Path, owner: bytes, observe: Observer) -> None:
     draft = path.with_name(path.name + ".new")
     for leftover in (draft, draft.with_name(draft.name + "-journal")):
         leftover.unlink(missing_ok=True)
-    os.close(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
-    with closing(_connect(draft, "rw")) as connection:
+    with observed(observe, FileAction.CREATE, FileKind.DATABASE):
+        os.close(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+    with observed(observe, FileAction.WRITE, FileKind.DATABASE), closing(_connect(draft, "rw")) as connection:
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
         _migrate(connection)
         connection.execute("INSERT INTO about VALUES ('owner', ?)", (owner,))
-    draft.rename(path)
-    directory = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
+    with observed(observe, FileAction.RENAME, FileKind.DATABASE):
+        draft.rename(path)
+    with observed(observe, FileAction.SYNC_FOLDER, FileKind.DATABASE):
+        sync_directory(path.parent)
 
 
 def _inspect(path: Path, owner: bytes) -> None:

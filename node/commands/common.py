@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
-import tempfile
 import tomllib
 from collections.abc import Iterable
 from enum import IntEnum
@@ -18,6 +16,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from asyncfl.errors import AsyncflError, ConfigurationError, StorageError
+from node.whole_files import write_whole
 
 output = Console(highlight=False)
 """Results: standard output."""
@@ -69,11 +68,7 @@ def write_json(value: Any, target: Path) -> None:
         return
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, draft = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
-        Path(draft).chmod(0o644)
-        Path(draft).replace(target)
+        write_whole(target, text.encode())
     except OSError as error:
         raise StorageError(
             f"{target}: cannot be written: {error.strerror}; name another --json file"

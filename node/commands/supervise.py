@@ -20,6 +20,7 @@ from node.supervisor.record import Record
 from node.supervisor.report import report
 from node.supervisor.result import Requirements, judge, result_of
 from node.supervisor.run import Run, RunOptions
+from node.whole_files import write_whole
 
 RESULT_FOLDER: Final = "result"
 MODEL_FILE: Final = "model.safetensors"
@@ -116,7 +117,7 @@ def store_results(
     text = report(record, files.deployment, result, folder)
     draw(record, folder / "accuracy.png")
     write_json(result, folder / "result.json")
-    (folder / "report.txt").write_text(text, encoding="utf-8")
+    write_whole(folder / "report.txt", text.encode())
     return result, text
 
 

@@ -5,8 +5,6 @@ Because the layout is in the file, a replica reads the flat initial model withou
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
@@ -17,6 +15,7 @@ from torch import Tensor
 
 from asyncfl.errors import ConfigurationError, StorageError
 from asyncfl.model import Layout, model_bytes
+from node.whole_files import write_whole
 
 LAYOUT_KEY: Final = "asyncfl.layout"
 
@@ -24,25 +23,16 @@ LAYOUT_KEY: Final = "asyncfl.layout"
 def write_model(
     path: Path, layout: Layout, state: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
 ) -> None:
-    """Write `state` (full state dict) to `path`, by temporary file and rename. Raises `StorageError`.
+    """Write `state` (full state dict) to `path`, whole or not at all. Raises `StorageError`.
 
     `metadata`: further text to go into the file's header (version, epoch, accuracy, ...).
     """
     # Tied tensors are written under each of their names: any safetensors reader then loads the file.
     tensors = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in state.items()}
     data = save(tensors, {"format": "pt", **(metadata or {}), LAYOUT_KEY: layout.describe()})
-    temporary: str | None = None
     try:
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-            temporary = file.name
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
+        write_whole(path, data)
     except OSError as error:
-        if temporary is not None and os.path.exists(temporary):
-            os.unlink(temporary)
         raise StorageError(f"{path}: cannot write the model: {error.strerror or error}") from error
 
 

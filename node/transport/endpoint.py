@@ -20,7 +20,7 @@ from websockets.frames import CloseCode
 from websockets.uri import parse_uri
 
 from asyncfl.channel import Channel
-from asyncfl.errors import ConfigurationError, HandshakeError, LocalProtocolError
+from asyncfl.errors import ConfigurationError, HandshakeError, LocalProtocolError, StorageError
 from asyncfl.identity import Identity
 from asyncfl.messages import Message, encode_message
 from asyncfl.wire import MAX_MESSAGE_BYTES
@@ -60,6 +60,10 @@ class Handler(Protocol):
     def fetched(self, peer: bytes, digest: bytes) -> None: ...
 
     def fetch_failed(self, peer: bytes, digest: bytes, reason: str) -> None: ...
+
+    def disk_refused(self, error: StorageError) -> None:
+        """What arrived could not be kept: nothing that the peer can help."""
+        ...
 
 
 class Endpoint:
@@ -284,6 +288,7 @@ class Endpoint:
             send=partial(self.send, peer),
             fetched=partial(self._handler.fetched, peer),
             failed=partial(self._fetch_failed, peer),
+            disk_refused=self._handler.disk_refused,
             predecessor=old.fetches if old is not None else None,
         )
         if old is not None:

@@ -72,6 +72,7 @@ class Fetches:
         send: Callable[[Pull], bool],
         fetched: Callable[[bytes], None],
         failed: Callable[[bytes, str], None],
+        disk_refused: Callable[[StorageError], None],
         predecessor: Fetches | None,
     ) -> None:
         self._peer = peer
@@ -81,6 +82,7 @@ class Fetches:
         self._send = send
         self._fetched = fetched
         self._failed = failed
+        self._disk_refused = disk_refused
         self._predecessor = predecessor
         self._waiting: deque[_Fetch] = deque()
         self._wanted: set[bytes] = set()
@@ -187,7 +189,10 @@ class Fetches:
         reason: str | None = None
         try:
             reason = await self._receive(fetch)
-        except (StorageError, InvalidItem) as error:
+        except StorageError as error:
+            self._disk_refused(error)
+            reason = str(error)
+        except InvalidItem as error:
             reason = str(error)
         finally:
             del self._active[fetch.digest]

@@ -7,10 +7,14 @@ from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable
 from typing import cast
 
-from asyncfl.errors import StorageError
+import structlog
+
+from asyncfl.errors import BlobMissing, StorageError
 from asyncfl.messages import CHUNK_BYTES, Missing, chunk_head, encode_message
 from node.blobs import BlobStore
 from node.transport.limits import Limits
+
+log = structlog.get_logger("transport")
 
 InThread = Callable[..., Awaitable[object]]
 
@@ -89,7 +93,10 @@ def read_chunks(
             blobs.read_into(digest, offset, memoryview(chunk)[len(head) :])
             chunks.append(chunk)
             offset += length
-    except StorageError:
+    except BlobMissing:
+        return [*chunks, encode_message(Missing(blob=digest))], None
+    except StorageError as error:
+        log.warning("blob_unreadable", error=str(error))
         return [*chunks, encode_message(Missing(blob=digest))], None
     if offset > size:
         return [encode_message(Missing(blob=digest))], None

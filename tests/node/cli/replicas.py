@@ -11,7 +11,7 @@ from pathlib import Path
 
 from structlog.testing import capture_logs
 
-from asyncfl.errors import InvalidItem
+from asyncfl.errors import InvalidItem, StorageError
 from asyncfl.identity import Identity
 from asyncfl.messages import Front, Message, RosterRequest, RosterStatement
 from asyncfl.rosters import Rosters
@@ -53,6 +53,8 @@ class RosterReplica:
     def fetched(self, peer: bytes, digest: bytes) -> None: ...
 
     def fetch_failed(self, peer: bytes, digest: bytes, reason: str) -> None: ...
+
+    def disk_refused(self, error: StorageError) -> None: ...
 
     def message(self, peer: bytes, message: Message) -> None:
         self.heard.append(message)

@@ -16,6 +16,7 @@ from chaos.link import LOCALHOST, Link
 from websockets.asyncio.client import ClientConnection, connect
 
 from asyncfl.channel import Channel, Initiator
+from asyncfl.errors import StorageError
 from asyncfl.identity import Identity
 from asyncfl.messages import Message, Pull
 from node.blobs import BlobStore
@@ -90,6 +91,9 @@ class Node:
 
     def fetch_failed(self, peer: bytes, digest: bytes, reason: str) -> None:
         self._record("fetch_failed", peer, digest, reason)
+
+    def disk_refused(self, error: StorageError) -> None:
+        self._record("disk_refused", error)
 
     async def wait_for(self, kind: str, within: float = 10.0) -> tuple[Any, ...]:
         """The next event of this kind; others are passed over."""

@@ -124,7 +124,7 @@ async def test_a_disk_that_is_behind_stops_the_sender_not_the_event_loop(
     assert await client.load(digest) == data
 
 
-async def test_a_full_disk_fails_the_fetch_with_the_remedy_and_leaves_nothing(
+async def test_a_full_disk_is_told_to_the_owner_with_the_remedy_and_leaves_nothing(
     net: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server, client = await net.pair()
@@ -136,7 +136,8 @@ async def test_a_full_disk_fails_the_fetch_with_the_remedy_and_leaves_nothing(
 
     monkeypatch.setattr(blobs, "_write_all", full)
     client.endpoint.fetch(server.key, digest, 1000)
-    assert "disk is full" in (await client.wait_for("fetch_failed"))[3]
+    assert "disk is full" in str((await client.wait_for("disk_refused"))[1])
+    await client.wait_for("fetch_failed")
     assert not list(await asyncio.to_thread(os.listdir, client.blobs.root / "incoming"))
     monkeypatch.setattr(blobs, "_write_all", write)
     client.endpoint.fetch(server.key, digest, 1000)
