@@ -281,9 +281,7 @@ def storage_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError as error:
-        raise BlobMissing(
-            f"{error.filename or path}: there is no such file; {_COPY}"
-        ) from error
+        raise BlobMissing(f"{error.filename or path}: there is no such file; {_COPY}") from error
     except OSError as error:
         remedy = _REMEDIES.get(error.errno or 0, os.strerror(error.errno or 0))
         raise StorageError(f"{error.filename or path}: {remedy}") from error
