@@ -16,6 +16,7 @@ from typing import Any, Final, cast
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.asyncio.connection import Connection
 from websockets.asyncio.server import ServerConnection
+from websockets.protocol import State
 
 from asyncfl.channel import MAX_FRAME_BYTES
 from node.transport.limits import Limits
@@ -110,7 +111,8 @@ class Guarded(Connection):
 
     def beat(self) -> None:
         """Tell the peer that we are there (an unsolicited pong), unless data is waiting to go out anyway."""
-        if self.writable and not self.transport.is_closing():
+        # A connection that `websockets` is closing may be half-closed already: writing to it is an error then.
+        if self.writable and self.protocol.state is State.OPEN and not self.transport.is_closing():
             self.protocol.send_pong(b"")
             self.send_data()
 

@@ -224,6 +224,11 @@ async def test_a_partition_lets_each_side_talk_within_itself_only() -> None:
     assert open_ones == {("clients", "replica-0"), ("replica-1", "replica-2"), ("replica-2", "replica-1")}
     assert len(fabric.between(["replica-0"])) == 5
     assert len(fabric.between(["replica-0"], ["replica-1"])) == 2
+    slow = Weather(delay_s=0.1)
+    spell = fabric.befall(slow, fabric.between(["replica-1"], ["replica-2"]))
+    assert fabric.links["replica-1", "replica-2"].weather == slow
+    fabric.lift(spell)
+    assert fabric.links["replica-1", "replica-2"].weather == FAIR
     fabric.heal()
     assert all(link.weather == FAIR for link in fabric.links.values())
     await fabric.close()

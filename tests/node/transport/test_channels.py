@@ -366,3 +366,18 @@ async def test_strangers_leave_one_line_in_our_log_and_no_traceback(
     writer.close()
     assert caplog.records == []
     assert "Traceback" not in capsys.readouterr().err
+
+
+async def test_a_connection_that_is_being_closed_does_not_end_the_watch_over_the_others(
+    net: Any, until: Any
+) -> None:
+    """A broken WebSocket frame has `websockets` half-close; a sign of life written after that is an error."""
+    server, client, link = await net.linked(silence_s=0.5, close_s=2.0)
+    connection, _ = await net.impostor(server, Identity.generate())
+    connection.transport.write(bytes([0x83, 0x80, 1, 2, 3, 4]))  # opcode 3 does not exist; masked, empty
+    connection.transport.pause_reading()  # the goodbye is never answered
+    await asyncio.sleep(1.0)
+    assert server.key in client.endpoint.peers, "signs of life go on"
+    link.set(STUCK)
+    assert "nothing was heard" in (await server.wait_for("disconnected"))[2]
+    assert "nothing was heard" in (await client.wait_for("disconnected"))[2]
