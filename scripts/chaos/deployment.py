@@ -39,14 +39,12 @@ class ChaoticDeployment:
         *,
         seed: int,
         client_options: Sequence[str] = (),
-        replica_options: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
         """Writes everything but the parties' directories, which need the links' ports."""
         self.root: Final = root
         self.parties: Final = {name: tuple(clients) for name, clients in parties.items()}
         self.children: Final[dict[str, Child]] = {}
         self._client_options: Final = tuple(client_options)
-        self._replica_options: Final = dict(replica_options or {})
         self.operator: Final = create_deployment(root / OPERATOR, wanted)
         self.replicas: Final = {entry.name: entry.address for entry in self.operator.deployment.replicas}
         self.fabric: Final = Fabric([*self.replicas, *self.parties], self.replicas, seed=seed)
@@ -54,24 +52,30 @@ class ChaoticDeployment:
     async def prepare(self) -> None:
         """Start the links and write every party's directory."""
         await self.fabric.start()
-        for name in self.replicas:
-            host, port = self.replicas[name]
-            options = ["--listen", f"{host}:{port}", *self._replica_options.get(name, ())]
-            self._write(name, (name,), "aggregator", options)
-        for party, clients in self.parties.items():
-            self._write(party, clients, "client", self._client_options)
+        for party in (*self.replicas, *self.parties):
+            self._write(party)
 
     async def join(self, party: str, clients: Sequence[str]) -> None:
         """A party that was enrolled later: its links, directory and process, not yet started."""
         self.parties[party] = tuple(clients)
         await self.fabric.add(party)
-        self._write(party, clients, "client", self._client_options)
+        self._write(party)
 
-    def _write(self, party: str, names: Sequence[str], role: str, options: Sequence[str]) -> None:
+    def command(self, party: str, *options: str) -> None:
+        """From its next start on the process has these options more (and no longer those given before)."""
+        files = DeploymentDirectory(self.root / party, self.operator.deployment)
+        if party in self.replicas:
+            host, port = self.replicas[party]
+            given = [*node_command(files, "aggregator", [party]), "--listen", f"{host}:{port}"]
+        else:
+            given = [*node_command(files, "client", self.parties[party]), *self._client_options]
+        self.children[party] = Child(party, [*given, *options], files.log_file(party))
+
+    def _write(self, party: str) -> None:
         operator = DeploymentDirectory.load(self.operator.root)
         here = self.root / party
         (here / "keys").mkdir(parents=True)
-        for name in names:
+        for name in self.parties.get(party, (party,)):
             shutil.copy2(operator.key_file(name), here / "keys")
         shutil.copy2(operator.model_file, here)
         urls = self.fabric.urls(party)
@@ -84,10 +88,8 @@ class ChaoticDeployment:
             }
         )
         (here / DEPLOYMENT_FILE).write_text(deployment.render(), encoding="utf-8")
-        files = DeploymentDirectory.load(here)
-        assert files.deployment.digest == operator.deployment.digest
-        command = [*node_command(files, role, names), *options]
-        self.children[party] = Child(party, command, files.log_file(party))
+        assert DeploymentDirectory.load(here).deployment.digest == operator.deployment.digest
+        self.command(party)
 
     def start(self) -> None:
         for child in self.children.values():

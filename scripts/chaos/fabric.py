@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from random import Random
 from typing import Final
 
 from chaos.link import Link
 from chaos.weather import FAIR, Fault, Weather
+
+
+@dataclass(frozen=True, eq=False)
+class Spell:
+    """Weather on some links for a while."""
+
+    weather: Weather
+    links: frozenset[Link]
 
 
 class Fabric:
@@ -21,6 +30,7 @@ class Fabric:
     ) -> None:
         self._replicas: Final = dict(replicas)
         self._seed: Final = seed
+        self._spells: list[Spell] = []
         self.links: dict[tuple[str, str], Link] = {}
         for dialler in diallers:
             self._add(dialler)
@@ -62,20 +72,38 @@ class Fabric:
             or (replica in mine and (theirs is None or dialler in theirs))
         ]
 
-    def set(self, weather: Weather, links: Sequence[Link] | None = None) -> None:
-        """Weather of some links, or of all."""
-        for link in self.links.values() if links is None else links:
-            link.set(weather)
-
-    def part(self, *sides: Iterable[str]) -> None:
-        """Nothing passes between parties of different sides; within a side all is well.
-
-        Whoever is on no side is cut off from everybody.
-        """
+    def across(self, *sides: Iterable[str]) -> list[Link]:
+        """The links between parties of different sides, and all of whoever is on none."""
         side = {name: number for number, names in enumerate(sides) for name in names}
-        for (dialler, replica), link in self.links.items():
-            together = dialler in side and side[dialler] == side.get(replica)
-            link.set(FAIR if together else Weather(fault=Fault.STUCK))
+        return [
+            link
+            for (dialler, replica), link in self.links.items()
+            if dialler not in side or side[dialler] != side.get(replica)
+        ]
+
+    def befall(self, weather: Weather, links: Iterable[Link] | None = None) -> Spell:
+        """Weather on some links, or all, until its spell is lifted. Of several on a link the last one counts."""
+        spell = Spell(weather, frozenset(self.links.values() if links is None else links))
+        self._spells.append(spell)
+        self._apply(spell.links)
+        return spell
+
+    def lift(self, spell: Spell) -> None:
+        """Other spells on the same links count again."""
+        self._spells.remove(spell)
+        self._apply(spell.links)
+
+    def part(self, *sides: Iterable[str]) -> Spell:
+        """Nothing passes between parties of different sides; within a side all is well."""
+        return self.befall(Weather(fault=Fault.STUCK), self.across(*sides))
 
     def heal(self) -> None:
-        self.set(FAIR)
+        """Lift every spell."""
+        self._spells.clear()
+        self._apply(self.links.values())
+
+    def _apply(self, links: Iterable[Link]) -> None:
+        for link in links:
+            weather = next((spell.weather for spell in reversed(self._spells) if link in spell.links), FAIR)
+            if link.weather != weather:
+                link.set(weather)
