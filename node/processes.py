@@ -187,12 +187,13 @@ class _Node:
         process: _Process,
         files: DeploymentDirectory,
         identity: Identity,
-        options: ProcessOptions,
+        options: ProcessOptions | None = None,
         *,
         role: str,
         name: str,
         machine: Callable[[_Durable], Machine],
     ) -> None:
+        options = options or ProcessOptions()
         state = files.state(name)
         database, blobs = state / "state.sqlite", state / "blobs"
         require_no_orphans(database, blobs)
