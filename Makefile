@@ -46,4 +46,4 @@ soak: install
 	$(PYTHON) scripts/kill_replicas.py --epochs 40 --beyond
 
 clean:
-	rm -rf $(VENV) demo-run kill-run build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) demo-run kill-run byzantine-run build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -14,6 +14,7 @@ from asyncfl.errors import ConfigurationError, StorageError
 from asyncfl.privacy.collusion import Collusion
 from node.commands.common import ExitCode, messages, write_json
 from node.deployment_files import DeploymentDirectory
+from node.supervisor.drill import Drill
 from node.supervisor.live import LivePage, PlainProgress
 from node.supervisor.plan import Plan
 from node.supervisor.record import Record
@@ -61,6 +62,7 @@ def watched_run(
     plan: Plan,
     baseline: bool,
     requirements: Requirements | None = None,
+    drill: Drill | None = None,
 ) -> Record:
     """Run the deployment under a live page, or under progress lines where there is no terminal; judge it.
 
@@ -74,7 +76,13 @@ def watched_run(
     folder = result_folder(files)
     view = LivePage(messages) if messages.is_terminal else PlainProgress(messages)
     processes = client_processes or min(CLIENT_PROCESSES, len(hosted))
-    options = RunOptions(epochs=epochs, client_processes=processes, plan=plan, baseline=baseline)
+    options = RunOptions(
+        epochs=epochs,
+        client_processes=processes,
+        plan=plan,
+        baseline=baseline,
+        drill=Drill() if drill is None else drill,
+    )
     collusion = Collusion.of(
         files.deployment.parameters, len(files.deployment.all_rosters[-1].members), epochs
     )

@@ -26,6 +26,7 @@ REFRESH_SECONDS: Final = 0.2
 RECENT: Final = 6
 COLOURS: Final = {
     Phase.STARTING: "yellow", Phase.UP: "green", Phase.CATCHING_UP: "cyan", Phase.KILLED: "bold red",
+    Phase.MISBEHAVING: "bold magenta",
 }  # fmt: skip
 _BARS: Final = "▁▂▃▄▅▆▇█"
 
@@ -168,7 +169,7 @@ def _replicas(snapshot: Snapshot) -> Table:
             f"{replica.peers}+{replica.clients}" if replica.answers else "–",
             size(replica.bytes_in),
             size(replica.bytes_out),
-            style=None if replica.answers else "dim",
+            style=None if replica.answers or replica.phase is Phase.MISBEHAVING else "dim",
         )
     return table
 
@@ -193,6 +194,8 @@ def _figures(record: Record) -> Table:
     told = describe_own_accuracy(snapshot.own_accuracy)
     if told is not None:
         table.add_row("clients' own", told)
+    for name, attacks in record.misbehaving.items():
+        table.add_row(f"[magenta]{name}[/]", f"[magenta]{escape(attacks)}[/]")
     return table
 
 

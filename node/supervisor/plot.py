@@ -26,6 +26,7 @@ PHASE_COLOURS: Final = {
     Phase.UP: GREEN,
     Phase.CATCHING_UP: SKY,
     Phase.KILLED: "#F3D3C2",
+    Phase.MISBEHAVING: "#CC79A7",
 }
 TICKS: Final = (0.0, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 1.0)
 LEAST_ERROR: Final = 0.004

@@ -46,6 +46,8 @@ class Record:
 
     name: str
     epochs: int
+    misbehaving: dict[str, str] = field(default_factory=dict)
+    """What nodes do on purpose, in a drill, by name."""
     stage: Stage = Stage.STARTING
     seconds: float = 0.0
     snapshot: Snapshot = field(default_factory=lambda: Snapshot((), ()))

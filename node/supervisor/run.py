@@ -12,7 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from math import inf
 from pathlib import Path
@@ -22,6 +22,7 @@ from typing import Final, Protocol
 from asyncfl.errors import AsyncflError, ConfigurationError, StorageError
 from node.deployment_files import DeploymentDirectory
 from node.supervisor.children import Child, ChildFailed, Children
+from node.supervisor.drill import Drill
 from node.supervisor.evaluation import Evaluator
 from node.supervisor.lock import exclusive
 from node.supervisor.plan import Action, Plan
@@ -64,6 +65,8 @@ class RunOptions:
     stall_seconds: float = 120.0
     """Training is given up when nothing at all has moved for so long."""
     drain_seconds: float = 120.0
+    drill: Drill = field(default_factory=Drill)
+    """Who misbehaves: is run, and not waited for."""
 
 
 class Run:
@@ -73,21 +76,36 @@ class Run:
         self._directory: Final = directory
         self._options: Final = options
         self._view: Final = view
-        self.record: Final = Record(directory.deployment.name, options.epochs)
+        self._drill: Final = options.drill
+        self.record: Final = Record(
+            directory.deployment.name, options.epochs, misbehaving=dict(options.drill.misbehaving)
+        )
         deployment = directory.deployment
         self._replicas: Final = {
             entry.name: Child(
                 entry.name,
-                node_command(directory, "aggregator", [entry.name]),
+                [*node_command(directory, "aggregator", [entry.name]), *self._drill.words(entry.name)],
                 directory.log_file(entry.name),
             )
             for entry in deployment.replicas
         }
         self._hosts: Final[dict[str, Child]] = {}
-        for index, names in enumerate(shares(directory.clients_here(), options.client_processes)):
-            command = [*node_command(directory, "client", names), "--epochs", str(options.epochs)]
+        """By client; clients that misbehave are not among them."""
+        behaving = [name for name in directory.clients_here() if name not in self._drill.misbehaving]
+        until = ["--epochs", str(options.epochs)]
+        for index, names in enumerate(shares(behaving, options.client_processes)):
+            command = [*node_command(directory, "client", names), *until]
             child = Child(f"clients-{index}", command, directory.log_file(f"clients-{index}"))
             self._hosts.update(dict.fromkeys(names, child))
+        self._hostile: Final = [
+            Child(
+                name,
+                [*node_command(directory, "client", [name]), *until, *self._drill.words(name)],
+                directory.log_file(name),
+            )
+            for name in directory.clients_here()
+            if name in self._drill.misbehaving
+        ]
         self._evaluator: Final = Evaluator(directory)
         self._killed: Final[set[str]] = set()
         self._revive_at: Final[dict[str, float]] = {}
@@ -103,7 +121,7 @@ class Run:
         Raises `ConfigurationError` when the deployment is being run already, `ChildFailed` when a process
         ends by itself, `KeyboardInterrupt` on Ctrl-C and SIGTERM; no process is left in any case.
         """
-        processes = [*self._replicas.values(), *dict.fromkeys(self._hosts.values()), self._evaluator]
+        processes = [*self._nodes(), self._evaluator]
         with exclusive(self._directory.root), interruptible(), Children(processes) as children:
             self._started = time.monotonic()
             children.start()
@@ -115,6 +133,10 @@ class Run:
                 self._evaluate(model_file)
             self._enter(Stage.DONE)
         return self.record
+
+    def _nodes(self) -> list[Child]:
+        """All processes that run nodes."""
+        return [*self._replicas.values(), *dict.fromkeys(self._hosts.values()), *self._hostile]
 
     # stages
 
@@ -234,7 +256,8 @@ class Run:
     def _read(self) -> Snapshot:
         replicas = []
         for name, child in self._replicas.items():
-            down = Phase.KILLED if name in self._killed else None
+            down = Phase.MISBEHAVING if name in self._drill.misbehaving else None
+            down = Phase.KILLED if name in self._killed else down
             view = replica_view(name, read_status(self._directory, name), pid=child.pid, down=down)
             replicas.append(self._steady(view))
         clients = [
@@ -255,14 +278,22 @@ class Run:
         return view
 
     def _notice_endings(self) -> None:
-        """A process killed from outside is started again after a while; one that ended by itself ends the run."""
+        """A process killed from outside is started again after a while; one that ended by itself ends the run.
+
+        One that misbehaves may end when it likes, unless it was started wrongly.
+        """
         now = time.monotonic()
-        for child in (*self._replicas.values(), *dict.fromkeys(self._hosts.values())):
+        for child in self._nodes():
             if child.name in self._killed:
                 if now >= self._revive_at.get(child.name, inf):
                     del self._revive_at[child.name]
                     self._restart(child.name)
-            elif child.returncode is not None:
+            elif child.returncode is None:
+                continue
+            elif child.name in self._drill.misbehaving and child.returncode not in ENDINGS:
+                self._killed.add(child.name)
+                self._say(f"{child.name}, which misbehaves, has ended (status {child.returncode})")
+            else:
                 self._deaths[child.name] += 1
                 if child.returncode >= 0 or self._deaths[child.name] > MAX_DEATHS:
                     raise ended(child)
@@ -296,7 +327,7 @@ class Run:
             replica.start()
             self._note(Action.RESTART, name)
         else:
-            next(host for host in self._hosts.values() if host.name == name).start()
+            next(host for host in self._nodes() if host.name == name).start()
         self._say(f"started {name} again at epoch {self.record.snapshot.epoch}")
 
     def _note(self, action: Action, name: str) -> None:

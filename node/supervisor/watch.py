@@ -18,6 +18,8 @@ class Phase(StrEnum):
     UP = "up"
     CATCHING_UP = "catching up"
     KILLED = "killed"
+    MISBEHAVING = "misbehaving"
+    """On purpose, in a drill: what it says of itself counts for nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +29,15 @@ class Certified:
     version: str
     entries: int
     model: str
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """A piece of evidence: `culprit` (name, or public key in hex) did what `kind` says; its digest in hex."""
+
+    kind: str
+    culprit: str
+    digest: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +64,8 @@ class ReplicaView:
     stall: str | None = None
     bytes_in: int = 0
     bytes_out: int = 0
+    evidence: tuple[Proof, ...] = ()
+    """That it holds, against whomever."""
 
     @property
     def running(self) -> bool:
@@ -80,25 +93,30 @@ class ClientView:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """All nodes at one moment, in the order of the deployment file."""
+    """All nodes at one moment, in the order of the deployment file; clients only those that behave."""
 
     replicas: tuple[ReplicaView, ...]
     clients: tuple[ClientView, ...]
 
     @property
+    def behaving(self) -> tuple[ReplicaView, ...]:
+        """The replicas that do not misbehave on purpose: all figures are theirs."""
+        return tuple(replica for replica in self.replicas if replica.phase is not Phase.MISBEHAVING)
+
+    @property
     def entries(self) -> int:
         """Of the replica that is furthest."""
-        return max((replica.entries for replica in self.replicas), default=0)
+        return max((replica.entries for replica in self.behaving), default=0)
 
     @property
     def epoch(self) -> int:
         """Highest epoch with an entry."""
-        return max((replica.epoch for replica in self.replicas), default=0)
+        return max((replica.epoch for replica in self.behaving), default=0)
 
     @property
     def certified(self) -> Certified | None:
         """The certified model with the most entries."""
-        models = [replica.certified for replica in self.replicas if replica.certified is not None]
+        models = [replica.certified for replica in self.behaving if replica.certified is not None]
         return max(models, key=lambda model: model.entries, default=None)
 
     @property
@@ -122,7 +140,7 @@ class Snapshot:
 
     @property
     def _furthest(self) -> ReplicaView | None:
-        return max(self.replicas, key=lambda replica: replica.entries, default=None)
+        return max(self.behaving, key=lambda replica: replica.entries, default=None)
 
     @property
     def included(self) -> int:
@@ -137,6 +155,11 @@ class Snapshot:
     def client_epochs(self) -> list[tuple[int, int]]:
         """How many clients that still take part are at which epoch, in order."""
         return sorted(Counter(each.epoch for each in self.clients if each.epoch and not each.done).items())
+
+    @property
+    def evidence(self) -> tuple[Proof, ...]:
+        """What the replicas that behave hold, each piece once."""
+        return tuple(dict.fromkeys(proof for replica in self.behaving for proof in replica.evidence))
 
     @property
     def stalls(self) -> list[str]:
@@ -190,6 +213,7 @@ def replica_view(name: str, status: dict[str, Any], *, pid: int | None, down: Ph
         stall=status.get("stall"),
         bytes_in=status.get("bytes_in", 0),
         bytes_out=status.get("bytes_out", 0),
+        evidence=tuple(Proof(**proof) for proof in status.get("evidence") or ()),
     )
 
 

@@ -90,3 +90,12 @@ def test_every_task_name_has_defaults() -> None:
 def test_early_rounds_improve_most(baseline: dict[str, Any]) -> None:
     norms = [norms["mean"] for norms in baseline["norm_by_round"]]
     assert all(later < earlier for earlier, later in pairwise(norms[:4]))
+
+
+def test_more_images_can_be_held_out_and_the_clients_share_the_others() -> None:
+    examples = _Digits(5, 0, "iid", 0.5, 90)
+    assert len(examples.test()[1]) == 900
+    assert torch.bincount(examples.test()[1]).tolist() == [90] * 10
+    assert sum(len(examples.client(index)[1]) for index in range(5)) == 1797 - 900
+    with pytest.raises(ConfigurationError, match="held_out 161"):
+        load_task("digits", clients=5, options={"held_out": 161})

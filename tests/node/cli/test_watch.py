@@ -11,7 +11,7 @@ import pytest
 from node.deployment_files import DeploymentDirectory
 from node.supervisor.own_accuracy import describe_own_accuracy
 from node.supervisor.run import explain_drain
-from node.supervisor.watch import Certified, Phase, client_view, read_status, replica_view
+from node.supervisor.watch import Certified, Phase, Proof, client_view, read_status, replica_view
 
 from .samples import MODEL, VERSION, replica, snapshot
 
@@ -104,6 +104,23 @@ def test_figures_are_those_of_the_replica_that_is_furthest() -> None:
     assert view.stalls == ["why"]
     assert (view.sent, view.done) == (5, 1)
     assert view.client_epochs == [(3, 1)]
+
+
+def test_what_a_misbehaving_replica_says_counts_for_nothing() -> None:
+    lie = Proof("two-sums", "01" * 32, "02" * 32)
+    liar = replica(
+        "replica-3", Phase.MISBEHAVING, entries=99, epoch=9, inclusion={"01" * 32: 50}, stall="lies",
+        version="cc", certified=Certified("cc", 99, "dd" * 32), groups_open=4, finished="lies", evidence=(lie,),
+    )  # fmt: skip
+    proof = Proof("wrong-sum", "03" * 32, "04" * 32)
+    honest = [replica(f"replica-{i}", evidence=(proof,)) for i in range(3)]
+    view = snapshot(*honest, liar)
+    assert (view.entries, view.epoch, view.included) == (12, 3, 5)
+    assert view.certified == Certified(VERSION, 12, MODEL)
+    assert view.finished is None
+    assert view.stalls == []
+    assert view.evidence == (proof,)
+    assert explain_drain(view, late=True) is None
 
 
 def test_a_drain_is_over_when_the_running_replicas_agree_on_a_certified_model() -> None:
