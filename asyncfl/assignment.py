@@ -72,31 +72,34 @@ def compute_cells(roster: Roster, cell_size: int, seed: bytes) -> tuple[tuple[by
     return tuple(tuple(order[k * count // cells : (k + 1) * count // cells]) for k in range(cells))
 
 
+@lru_cache(maxsize=64)
+def _assign(
+    deployment: bytes, roster: Roster, cell_size: int, epoch: int
+) -> tuple[tuple[tuple[bytes, ...], ...], dict[bytes, int]]:
+    cells = compute_cells(roster, cell_size, compute_seed(deployment, roster.digest, epoch))
+    return cells, {client: k for k, cell in enumerate(cells) for client in cell}
+
+
 class Assignment:
     """Cells of every (roster, epoch) of one federation, cached. Pure: the same answer at every party."""
 
     def __init__(self, federation: Federation) -> None:
-        self._federation = federation
-        self._cached = lru_cache(maxsize=64)(self._compute)
-
-    def _compute(self, roster: Roster, epoch: int) -> tuple[tuple[tuple[bytes, ...], ...], dict[bytes, int]]:
-        federation = self._federation
-        seed = compute_seed(federation.digest, roster.digest, epoch)
-        cells = compute_cells(roster, federation.parameters.cell_size, seed)
-        return cells, {client: k for k, cell in enumerate(cells) for client in cell}
+        self._deployment = federation.digest
+        self._replicas = federation.parameters.replicas
+        self._cell_size = federation.parameters.cell_size
 
     def cells(self, roster: Roster, epoch: int) -> tuple[tuple[bytes, ...], ...]:
         """Members of each cell, in shuffled order."""
-        return self._cached(roster, epoch)[0]
+        return _assign(self._deployment, roster, self._cell_size, epoch)[0]
 
     def cell_of(self, client: bytes, roster: Roster, epoch: int) -> int:
         """The client's cell. Raises `InvalidItem` if the roster does not list it."""
-        cell = self._cached(roster, epoch)[1].get(client)
+        cell = _assign(self._deployment, roster, self._cell_size, epoch)[1].get(client)
         if cell is None:
             raise InvalidItem(f"client {client.hex()[:12]} is not in roster {roster.number}")
         return cell
 
     def line(self, cell: int) -> tuple[int, ...]:
         """Replicas in the order in which clients ask them: k mod n first."""
-        n = self._federation.parameters.replicas
+        n = self._replicas
         return tuple((cell + offset) % n for offset in range(n))

@@ -6,12 +6,18 @@ All cryptography here is libsodium's (PyNaCl). Signatures are domain-separated:
 
 from __future__ import annotations
 
+from functools import lru_cache
+from typing import Final
+
 from nacl.exceptions import BadSignatureError, CryptoError
 from nacl.public import PrivateKey, SealedBox
 from nacl.public import PublicKey as Curve25519Key
 from nacl.signing import SigningKey, VerifyKey
 
 from asyncfl.errors import ConfigurationError, InvalidItem
+
+VERIFIED: Final = 4096
+"""Signatures of which it is remembered whether they are valid: about 2 MB."""
 
 
 class Identity:
@@ -58,8 +64,14 @@ class Identity:
 
 def verify(public: bytes, kind: str, deployment: bytes, body: bytes, signature: bytes) -> bool:
     """Whether `signature` is `public`'s on `body` under the same domain."""
+    return _is_signed(public, _signed(kind, deployment, body), signature)
+
+
+@lru_cache(maxsize=VERIFIED)
+def _is_signed(public: bytes, signed: bytes, signature: bytes) -> bool:
+    """A fact about three strings, whoever asks: the same votes come in many messages, and from many peers."""
     try:
-        VerifyKey(public).verify(_signed(kind, deployment, body), signature)
+        VerifyKey(public).verify(signed, signature)
     except (BadSignatureError, ValueError, TypeError, CryptoError):
         return False
     return True

@@ -57,7 +57,7 @@ class Wire(BaseModel):
     @classmethod
     def _from_fields(cls, value: Any) -> Any:
         if isinstance(value, tuple | list):
-            names = tuple(cls.model_fields)
+            names = cls.__pydantic_fields__
             if len(value) != len(names):
                 raise ValueError(f"{cls.__name__} has {len(names)} fields, got {len(value)}")
             return dict(zip(names, value, strict=True))
@@ -65,7 +65,8 @@ class Wire(BaseModel):
 
     def to_fields(self) -> tuple[Any, ...]:
         """The nested tuple of plain values that is encoded."""
-        return tuple(_plain(getattr(self, name)) for name in type(self).model_fields)
+        values = self.__dict__
+        return tuple([_plain(values[name]) for name in type(self).__pydantic_fields__])
 
     def encode(self) -> bytes:
         """The one canonical encoding."""
@@ -93,10 +94,12 @@ class Wire(BaseModel):
 
 
 def _plain(value: Any) -> Any:
+    if isinstance(value, bytes | int):
+        return value
     if isinstance(value, Wire):
         return value.to_fields()
     if isinstance(value, tuple):
-        return tuple(_plain(item) for item in value)
+        return tuple([_plain(item) for item in value])
     return value
 
 

@@ -37,13 +37,17 @@ _BOUND: Final = int(36 * ERROR_SIGMA**2)
 def projection_matrix(core: ManifestCore) -> Tensor:
     """The rows rho_l, [32, K*N] float64, integral in [-128, 128)."""
     size = core.check_blocks * core.degree
-    name = core.digest()
-    stream = b"".join(
-        keystream(digest("asyncfl/1/projection", name, number.to_bytes(8, "little")), size)
+    values = np.frombuffer(_projection_bytes(core.digest(), size), dtype=np.int8).astype(np.float64)
+    return torch.from_numpy(values).view(PROJECTIONS, size)
+
+
+@lru_cache(maxsize=16)
+def _projection_bytes(core: bytes, size: int) -> bytes:
+    """The rows rho_l of the core with this digest, 32 * `size` bytes. Cached: both parts of a check need them."""
+    return b"".join(
+        keystream(digest("asyncfl/1/projection", core, number.to_bytes(8, "little")), size)
         for number in range(1, PROJECTIONS + 1)
     )
-    values = np.frombuffer(stream, dtype=np.int8).astype(np.float64)
-    return torch.from_numpy(values).view(PROJECTIONS, size)
 
 
 @lru_cache(maxsize=8)

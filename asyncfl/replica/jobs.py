@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Protocol
+
+from torch import Tensor
 
 from asyncfl import masking
 from asyncfl.digest import content_digest
@@ -13,6 +16,18 @@ from asyncfl.errors import InvalidItem
 from asyncfl.federation import Federation
 from asyncfl.identity import Identity, verify
 from asyncfl.messages import Lock, Manifest, ShareOk, share_ok_body
+
+
+class Masking(Protocol):
+    """The heavy functions of `asyncfl.masking`. A simulation computes each of them once for all replicas."""
+
+    def verify_public(self, manifest: Manifest, payload: bytes, federation: Federation) -> None: ...
+
+    def find_secret(
+        self, payloads: Iterable[Callable[[], bytes]], answers: Mapping[int, bytes], federation: Federation
+    ) -> tuple[bytes, tuple[int, ...]]: ...
+
+    def open_sum(self, payloads: Iterable[bytes], secret: bytes, federation: Federation) -> Tensor: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,10 +42,11 @@ class VerifyUpload:
     index: int
     identity: Identity
     federation: Federation
+    masking: Masking = masking
 
     def run(self, blobs: Blobs) -> bytes | None:
         payload = blobs.read(self.manifest.core.upload)
-        masking.verify_public(self.manifest, payload, self.federation)
+        self.masking.verify_public(self.manifest, payload, self.federation)
         try:
             return masking.open_share(self.manifest, self.index, self.identity, self.federation)
         except InvalidItem:
@@ -91,17 +107,18 @@ class OpenGroup:
     answers: Mapping[int, bytes]
     secret: bytes | None
     federation: Federation
+    masking: Masking = masking
 
     def run(self, blobs: Blobs) -> Opened:
         if self.secret is None:
             readers = [partial(blobs.read, name) for name in self.payloads]
-            secret, agreeing = masking.find_secret(readers, self.answers, self.federation)
+            secret, agreeing = self.masking.find_secret(readers, self.answers, self.federation)
             # With fewer on one polynomial, t liars whose errors cancel could make an honest answer look wrong.
             proven = len(agreeing) >= self.federation.parameters.quorum
             wrong = tuple(sorted(set(self.answers) - set(agreeing))) if proven else ()
         else:
             secret, wrong = self.secret, ()
-        total = masking.open_sum((blobs.read(name) for name in self.payloads), secret, self.federation)
+        total = self.masking.open_sum((blobs.read(name) for name in self.payloads), secret, self.federation)
         data = masking.encode_sum(total)
         blobs.write(data)
         return Opened(secret, wrong, content_digest(data), len(data))

@@ -91,15 +91,17 @@ class Tasks:
 
     def signed_front(self) -> Front:
         """Signed once and sent to everybody, until something in it changes."""
-        context, finished = self.context, self.models.finished is not None
+        context, said, finished = self.context, self._front, self.models.finished is not None
         front, patience = context.inclusion.front, round(context.inclusion.patience.seconds * 1000)
         roster = context.rosters.highest
+        if said is not None and (front, patience, roster, finished) == (
+            said.front, said.patience, said.roster, said.finished,
+        ):  # fmt: skip
+            return said
         unsigned = Front(
             front=front, patience=patience, roster=roster, finished=finished, signature=bytes(64)
         )
-        if self._front is None or self._front.body() != unsigned.body():
-            signature = context.sign(Front.KIND, unsigned.body())
-            self._front = unsigned.model_copy(update={"signature": signature})
+        self._front = unsigned.model_copy(update={"signature": context.sign(Front.KIND, unsigned.body())})
         return self._front
 
     def _serve(self, client: bytes) -> str | None:

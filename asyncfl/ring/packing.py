@@ -8,6 +8,7 @@ all N/32 columns (of all blocks at a time) are shifted and joined by the same ve
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Final
 
 import numpy as np
@@ -31,10 +32,12 @@ def packed_bytes(blocks: int, degree: int) -> int:
 
 def pack(lanes: Tensor, out: Tensor | None = None) -> Tensor:
     """Words [B, 23, C] (int32) of residues [32, B, C] (int32, in [0, q)), into the view `out` if given."""
-    coefficients = lanes.unbind(0)
     if out is None:
         blocks, columns = lanes.shape[1:]
         out = torch.empty((blocks, BITS, columns), dtype=torch.int32, device=lanes.device)
+    if lanes.numel() < _SMALL:
+        return out.copy_(_words_at_once(lanes).permute(1, 0, 2))
+    coefficients = lanes.unbind(0)
     word = torch.empty(lanes.shape[1:], dtype=torch.int32, device=lanes.device)
     part = torch.empty_like(word)
     for index, stored in enumerate(out.unbind(1)):
@@ -52,6 +55,23 @@ def pack(lanes: Tensor, out: Tensor | None = None) -> Tensor:
         # Joined in contiguous memory first: only finished words go to their place in each block.
         stored.copy_(word)
     return out
+
+
+def _words_at_once(lanes: Tensor) -> Tensor:
+    """Words [23, B, C] of coefficients [32, B, C], through 64-bit words: each joins parts of three coefficients."""
+    index, left, right = _parts(lanes.device)
+    parts = lanes.to(torch.int64)[index].bitwise_left_shift_(left).bitwise_right_shift_(right)
+    return (parts[0] | parts[1] | parts[2]).to(torch.int32)  # The conversion keeps the lowest 32 bits.
+
+
+@lru_cache(maxsize=8)
+def _parts(device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """For every word the three coefficients from the one that it begins in, and how far each is shifted."""
+    word = torch.arange(BITS, device=device)
+    position = word * _WORD // BITS + torch.arange(3, device=device)[:, None]
+    shift = (position * BITS - word * _WORD)[:, :, None, None]
+    # What begins beyond the word is shifted out of it; there the place may as well be the last.
+    return position.clamp(max=ROWS - 1), shift.clamp(0, _WORD), (-shift).clamp(min=0)
 
 
 def unpack(data: bytes | memoryview, degree: int, modulus: int, device: torch.device) -> Tensor:
@@ -75,11 +95,18 @@ def unpack(data: bytes | memoryview, degree: int, modulus: int, device: torch.de
 def _lanes_at_once(words: Tensor) -> Tensor:
     """Coefficients [32, B, C] of words [23, B, C], through 64-bit words of which each holds a whole coefficient."""
     unsigned = words.to(torch.int64).bitwise_and_((1 << _WORD) - 1)
-    position = torch.arange(ROWS, device=words.device) * BITS
+    first, following, shift = _places(words.device)
+    pair = (unsigned[following] << _WORD).bitwise_or_(unsigned[first])
+    return pair.bitwise_right_shift_(shift).bitwise_and_(_MASK).to(torch.int32)
+
+
+@lru_cache(maxsize=8)
+def _places(device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """For every coefficient of a column the word that it begins in, the next one, and where in the first."""
+    position = torch.arange(ROWS, device=device) * BITS
     first = position // _WORD
     following = (first + 1).clamp_(max=BITS - 1)  # The last coefficient ends with the last word.
-    pair = unsigned[first] | (unsigned[following] << _WORD)
-    return ((pair >> (position % _WORD)[:, None, None]) & _MASK).to(torch.int32)
+    return first, following, (position % _WORD)[:, None, None]
 
 
 def _lanes(words: Tensor) -> Tensor:

@@ -120,7 +120,8 @@ def apply(network: Network, faults: Sequence[Fault]) -> None:
             if network.now < fault.until and fault.kind in ("*", kind) and fault.target in ("*", target.name)
         )
 
-    network.hold = hold
+    if holds:
+        network.hold = hold
     for fault in faults:
         match fault:
             case Crash(name, at, seconds):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
@@ -109,8 +110,11 @@ class Network:
         """Told of what a machine raises; False: it is raised."""
         self._queue: list[tuple[float, int, Callable[[], None]]] = []
         self._count = 0
+        self._drawn: list[float] = []
+        """Uniform numbers drawn ahead, the next one last."""
         self._cut: set[frozenset[bytes]] = set()
-        self._connections: dict[frozenset[bytes], int] = {}
+        self._connections: dict[bytes, dict[bytes, int]] = defaultdict(dict)
+        """The number of the connection by either end, then by the other."""
         self._last_arrival: dict[tuple[bytes, bytes], float] = {}
 
     # parties
@@ -150,20 +154,19 @@ class Network:
         self._connect(self.nodes[a], self.nodes[b])
 
     def _connect(self, a: Node, b: Node) -> None:
-        pair = frozenset((a.key, b.key))
-        if a is b or a.machine is None or b.machine is None or pair in self._cut or pair in self._connections:
+        if a is b or a.machine is None or b.machine is None or b.key in self._connections[a.key]:
             return
-        if not self.linked(a, b):
+        if frozenset((a.key, b.key)) in self._cut or not self.linked(a, b):
             return
         self._count += 1
-        self._connections[pair] = self._count
-        connection = self._count
+        connection = self._connections[a.key][b.key] = self._connections[b.key][a.key] = self._count
         for node, peer in ((a, b), (b, a)):
             self._deliver(node, peer.key, connection, partial(self._on, node, "connected", peer.key))
 
     def _disconnect(self, a: Node, b: Node) -> None:
-        if self._connections.pop(frozenset((a.key, b.key)), None) is None:
+        if self._connections[a.key].pop(b.key, None) is None:
             return
+        del self._connections[b.key][a.key]
         self._last_arrival.pop((a.key, b.key), None)
         self._last_arrival.pop((b.key, a.key), None)
         for node, peer in ((a, b), (b, a)):
@@ -181,20 +184,19 @@ class Network:
         self._count += 1
         heapq.heappush(self._queue, (self.now + seconds, self._count, action))
 
-    def run(self, *, until: Callable[[], bool] = lambda: False, seconds: float = 3600.0) -> bool:
+    def run(self, *, until: Callable[[], bool] | None = None, seconds: float = 3600.0) -> bool:
         """Advance until `until()` holds (checked after every event); False if `seconds` pass first."""
-        deadline = self.now + seconds
-        while self._queue:
-            if until():
+        deadline, queue = self.now + seconds, self._queue
+        while queue:
+            if until is not None and until():
                 return True
-            time, _, action = self._queue[0]
-            if time > deadline:
+            if queue[0][0] > deadline:
                 break
-            heapq.heappop(self._queue)
+            time, _, action = heapq.heappop(queue)
             self.now = max(self.now, time)
             action()
         self.now = deadline
-        return until()
+        return until is not None and until()
 
     def _schedule_tick(self, node: Node, life: int) -> None:
         def act() -> None:
@@ -204,20 +206,22 @@ class Network:
 
         self.after(self.tick_seconds, act)
 
-    def _delay(self) -> float:
-        low, high = self.latency
-        return float(self.rng.uniform(low, high))
+    def _uniform(self) -> float:
+        """A number in [0, 1), as `self.rng.random()` would give it; many are drawn at once."""
+        if not self._drawn:
+            self._drawn = self.rng.random(1024).tolist()[::-1]
+        return self._drawn.pop()
 
     def _deliver(
         self, target: Node, source: bytes, connection: int, action: Callable[[], None], held: float = 0.0
     ) -> None:
         """In order within a connection; lost if the connection has gone by then."""
-        pair = frozenset((target.key, source))
-        arrival = max(self.now + self._delay() + held, self._last_arrival.get((source, target.key), 0.0))
-        self._last_arrival[source, target.key] = arrival
+        (low, high), link, links = self.latency, (source, target.key), self._connections[target.key]
+        arrival = self.now + low + (high - low) * self._uniform() + held
+        arrival = self._last_arrival[link] = max(arrival, self._last_arrival.get(link, 0.0))
 
         def act() -> None:
-            if self._connections.get(pair) == connection and target.machine is not None:
+            if links.get(source) == connection and target.machine is not None:
                 self.delivered += 1
                 action()
 
@@ -250,14 +254,14 @@ class Network:
 
     def _carry_out(self, node: Node, effect: Effect) -> None:
         match effect:
+            case Send(peer, message):
+                self._send(node, peer, message)
             case Persist(writes):
                 for write in writes:
                     if isinstance(write, Put):
                         node.durable[write.table][write.key] = write.value
                     else:
                         node.durable[write.table].pop(write.key, None)
-            case Send(peer, message):
-                self._send(node, peer, message)
             case SendBlob(peer, digest, _):
                 self._send_blob(node, peer, digest)
             case Fetch(peer, digest, _):
@@ -269,11 +273,8 @@ class Network:
             case Notify():
                 node.events.append((self.now, effect))
 
-    def _connection(self, a: bytes, b: bytes) -> int | None:
-        return self._connections.get(frozenset((a, b)))
-
     def _send(self, node: Node, peer: bytes, message: Message) -> None:
-        connection = self._connection(node.key, peer)
+        connection = self._connections[node.key].get(peer)
         target = self.nodes.get(peer)
         if connection is None or target is None:
             return
@@ -287,9 +288,10 @@ class Network:
             )
             return
         held = self.hold(node, target, seen)
-        copies = 2 if self.duplicates and self.rng.random() < self.duplicates else 1
-        for _ in range(copies):
-            arrive = partial(self._on, target, "receive", node.key, seen)
+        duplicate = self.duplicates > 0 and self._uniform() < self.duplicates
+        arrive = partial(self._on, target, "receive", node.key, seen)
+        self._deliver(target, node.key, connection, arrive, held)
+        if duplicate:
             self._deliver(target, node.key, connection, arrive, held)
 
     def _fetch(self, node: Node, peer: bytes, digest: bytes) -> None:
@@ -299,7 +301,7 @@ class Network:
         self._count += 1
         attempt = node.fetching[peer, digest] = self._count
         self.after(FETCH_SECONDS, lambda: self._give_up(node, peer, digest, attempt))
-        if self._connection(node.key, peer) is None:
+        if peer not in self._connections[node.key]:
             self.after(0.0, lambda: self._fail_fetch(node, peer, digest, "not connected"))
             return
         self._send(node, peer, Pull(blob=digest, offset=0))
@@ -308,7 +310,7 @@ class Network:
         if not node.blobs.has(digest):
             self._send(node, peer, Missing(blob=digest))
             return
-        connection, target = self._connection(node.key, peer), self.nodes.get(peer)
+        connection, target = self._connections[node.key].get(peer), self.nodes.get(peer)
         if connection is None or target is None:
             return
         data = node.blobs.data[digest]

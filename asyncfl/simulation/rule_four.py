@@ -6,6 +6,7 @@ Rule 4 of an upload's life (docs/protocol.md), from the shuffle up, and the clie
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from functools import lru_cache
 
 from asyncfl.assignment import compute_cells, compute_seed
 from asyncfl.federation import Federation, Roster
@@ -54,6 +55,9 @@ def objections(
 
 
 def _is_in_cell(client: bytes, epoch: int, cell: int, federation: Federation, roster: Roster) -> bool:
-    seed = compute_seed(federation.digest, roster.digest, epoch)
-    cells = compute_cells(roster, federation.parameters.cell_size, seed)
+    cells = _cells(roster, federation.parameters.cell_size, compute_seed(federation.digest, roster.digest, epoch))
     return roster.start_epoch <= epoch and cell < len(cells) and client in cells[cell]
+
+
+_cells = lru_cache(maxsize=64)(compute_cells)
+"""The same for all members of a group."""

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from asyncfl.effects import Effect, Notify, Send
 from asyncfl.messages import Message
 from asyncfl.simulation.network import Network, Node
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
+class Event(NamedTuple):
     """Something that a node sent (to `target`) or said of itself."""
 
     time: float

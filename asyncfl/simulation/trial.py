@@ -18,6 +18,7 @@ from asyncfl.simulation.network import Node
 from asyncfl.simulation.observer import Observer, Violation
 from asyncfl.simulation.randomness import Seeded
 from asyncfl.simulation.scenario import Scenario
+from asyncfl.simulation.sharing import Shared
 from asyncfl.simulation.tracing import Event, record
 
 LIMIT: Final = 400.0
@@ -64,7 +65,8 @@ def run(
     )
     network = simulation.network
     network.latency, network.tick_seconds = scenario.latency, 0.2
-    network.prepare = Seeded(scenario.seed)
+    seeded, shared = Seeded(scenario.seed), Shared()
+    network.prepare = lambda node, job: shared.prepare(seeded(node, job))
     speeds = np.random.default_rng([scenario.seed, 1]).uniform(0.2, 2.0, scenario.clients)
     simulation.speed = lambda client, epoch: float(speeds[client])
     corrupt(simulation, scenario.attacks)

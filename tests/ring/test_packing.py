@@ -33,7 +33,7 @@ def test_packing_agrees_with_bit_strings(values: list[int]) -> None:
     assert unpacked(data, 64) == reference.unpack(data, 64) == values
 
 
-@pytest.mark.parametrize("blocks", [1, 3])
+@pytest.mark.parametrize("blocks", [1, 3, 65])
 def test_packing_at_standard_size_agrees_with_bit_strings(blocks: int) -> None:
     values = torch.randint(0, Q, (blocks * 1024,), generator=torch.Generator().manual_seed(blocks)).tolist()
     data = packed(values, 1024)
