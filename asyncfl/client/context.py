@@ -9,10 +9,12 @@ from typing import Any
 from asyncfl.assignment import Assignment
 from asyncfl.client.fronts import Fronts
 from asyncfl.client.work import Work
+from asyncfl.durable import explaining_rows
 from asyncfl.effects import Effect, Notify, Persist, Put, Send, Table
 from asyncfl.errors import ConfigurationError
 from asyncfl.federation import Federation
 from asyncfl.identity import Identity
+from asyncfl.masking import check_manifest
 from asyncfl.messages import Manifest, Message, Task
 from asyncfl.rosters import Rosters, roster_key
 from asyncfl.wire import pack, unpack
@@ -47,7 +49,8 @@ class Context:
         self.work = Work(federation.schedule)
         self.rosters = Rosters(federation)
         stored = durable.get(Table.ROSTERS, {})
-        self.refused_rosters = self.rosters.load(stored)
+        with explaining_rows():
+            self.refused_rosters = self.rosters.load(stored)
         self.unsaved_rosters = [s for s in self.rosters.statements(0) if roster_key(s.number) not in stored]
         joined = next((r for r in self.rosters.held if identity.public in r.position), None)
         if joined is None:
@@ -58,13 +61,16 @@ class Context:
         self.connected: set[bytes] = set()
         self.effects: list[Effect] = []
         meta = durable.get(Table.META, {})
-        self.epoch = _integer(meta.get(EPOCH), joined.start_epoch)
-        self.seen_entries = _integer(meta.get(SEEN_ENTRIES), 0)
-        self.uploaded = _integer(meta.get(UPLOADED), 0)
+        with explaining_rows():
+            self.epoch = max(1, _integer(meta.get(EPOCH), joined.start_epoch))
+            self.seen_entries = _integer(meta.get(SEEN_ENTRIES), 0)
+            self.uploaded = _integer(meta.get(UPLOADED), 0)
+            pending = meta.get(PENDING)
+            self.upload = Manifest.decode(pending) if pending else None
+            if self.upload is not None:
+                check_manifest(self.upload, federation)
         self.sent = len(durable.get(Table.EPOCHS, {}))
         self.events = len(durable.get(Table.PRIVACY, {}))
-        pending = meta.get(PENDING)
-        self.upload = Manifest.decode(pending) if pending else None
         self.state = State.UPLOADING if self.upload else State.ASKING
         self.roster = self.rosters.at(self.epoch)
         """The roster this client goes by at its epoch; it changes only between a move and a TASK."""
@@ -133,4 +139,7 @@ def put_integer(key: bytes, value: int) -> Put:
 
 
 def _integer(value: bytes | None, default: int) -> int:
-    return default if value is None else int(unpack(value))
+    found = default if value is None else unpack(value)
+    if type(found) is not int or not 0 <= found < 1 << 31:
+        raise ValueError(f"{found!r} is no count")
+    return found

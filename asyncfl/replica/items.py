@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from asyncfl.durable import require_name
 from asyncfl.effects import Put, Table
 from asyncfl.messages import (
     Attest,
@@ -48,7 +49,8 @@ class ItemRecord:
     @classmethod
     def decode(cls, value: bytes) -> ItemRecord:
         encoded, size, votes, entry = unpack(value)
-        record = cls(Item.decode(encoded), size, dict(votes))
+        held = [Vote(replica=replica, signature=signature) for replica, signature in votes]
+        record = cls(Item.decode(encoded), size, {vote.replica: vote.signature for vote in held})
         record.entry = Entry.decode(entry) if entry else None
         record.certified = record.entry is None
         return record
@@ -77,6 +79,7 @@ class Items:
     def load(self, rows: dict[bytes, bytes]) -> None:
         for name, value in rows.items():
             record = self.records[name] = ItemRecord.decode(value)
+            require_name(name, record.item.digest())
             self.sums.add(record.item.opened)
             if not record.certified:
                 self._uncertified[name] = None

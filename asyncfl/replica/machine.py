@@ -22,6 +22,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from asyncfl.digest import content_digest
+from asyncfl.durable import explaining_rows
 from asyncfl.effects import Effect, SendBlob, Table
 from asyncfl.errors import (
     BlobMissing,
@@ -138,6 +139,10 @@ class Replica:
         )  # fmt: skip
 
     def _load(self, durable: Durable) -> None:
+        with explaining_rows():
+            self._load_rows(durable)
+
+    def _load_rows(self, durable: Durable) -> None:
         tables = {table: dict(durable.get(table, {})) for table in Table}
         self.rosters.load(tables[Table.ROSTERS])
         self.items.load(tables[Table.ITEMS])

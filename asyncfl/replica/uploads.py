@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from asyncfl import masking
+from asyncfl.durable import require_name
 from asyncfl.effects import Delete, Put, Table
 from asyncfl.errors import InvalidItem
 from asyncfl.groups import check_assignment
@@ -93,6 +94,7 @@ class Uploads:
         for digest, value in manifests.items():
             encoded, carrier = unpack(value)
             record = UploadRecord(Manifest.decode(encoded), digest, carrier=bool(carrier), stored=True)
+            require_name(digest, record.manifest.digest())
             share = shares.get(digest)
             record.share = share or None
             record.share_bad = share == b""

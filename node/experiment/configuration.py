@@ -292,21 +292,26 @@ def read_experiment(path: Path, *, reduced: bool = False) -> Experiment:
         raise StorageError(f"{path}: cannot be read: {error.strerror}; name an experiment's file") from None
     except UnicodeDecodeError:
         raise ConfigurationError(f"{path}: not UTF-8 text; a TOML file is needed") from None
-    document = parse_document(text, source=str(path))
+    return parse_experiment(text, source=str(path), reduced=reduced)
+
+
+def parse_experiment(text: str, *, source: str, reduced: bool = False) -> Experiment:
+    """The experiment that TOML `text` describes; `source` is the file's name. Raises `ConfigurationError`."""
+    document = parse_document(text, source=source)
     changes = document.pop("reduced", None)
     if reduced:
         if not isinstance(changes, dict):
-            raise ConfigurationError(f"{path}: --reduced needs a table [reduced] with the keys to replace")
+            raise ConfigurationError(f"{source}: --reduced needs a table [reduced] with the keys to replace")
         document |= changes
     try:
         experiment = Experiment.model_validate(document)
     except ValidationError as error:
-        raise ConfigurationError(explain(error, Experiment, str(path), text)) from None
+        raise ConfigurationError(explain(error, Experiment, source, text)) from None
     for run in experiment.run:
         experiment.parameters(run)
         try:
             experiment.schedule(run)
         except ValidationError as error:
             reason = error.errors(include_url=False)[0]["msg"].removeprefix("Value error, ")
-            raise ConfigurationError(f"{path}: [training] of run {run.name!r}: {reason}") from None
+            raise ConfigurationError(f"{source}: [training] of run {run.name!r}: {reason}") from None
     return experiment

@@ -2,11 +2,15 @@
 
 An input may be taken or refused, with an error that the target documents. Anything else is a finding: another
 exception, more memory than the input's length justifies, or more time than anybody could wait for.
+
+Memory is seen twice: the process's high-water mark after every input, and, while `tracemalloc` is on (which makes
+everything eight times slower), each allocation of Python's.
 """
 
 from __future__ import annotations
 
 import re
+import resource
 import time
 import tracemalloc
 from collections.abc import Callable
@@ -14,6 +18,8 @@ from dataclasses import dataclass, field
 
 SECONDS = 1.0
 """Processor time that no input may need: its peer would be cut off by then, or the terminal thought dead."""
+RESIDENT_BYTES = 32 << 20
+"""How far one input may push the process's high-water mark: libraries fetch less for themselves."""
 
 
 @dataclass(frozen=True)
@@ -45,9 +51,10 @@ class Verdict:
 
 
 def judge(target: Target, data: bytes) -> Verdict:
-    """Run one input. Needs `tracemalloc` to be on."""
+    """Run one input; with `tracemalloc` on, its allocations count too."""
     tracemalloc.reset_peak()
     before, _ = tracemalloc.get_traced_memory()
+    resident = _high_water()
     started, finding = time.thread_time(), None
     try:
         target.run(data)
@@ -60,9 +67,15 @@ def judge(target: Target, data: bytes) -> Verdict:
     peak = tracemalloc.get_traced_memory()[1] - before
     if finding is None and peak > target.slack + target.factor * len(data):
         finding = f"memory: {peak} bytes for an input of {len(data)}"
+    if finding is None and (grown := _high_water() - resident) > RESIDENT_BYTES:
+        finding = f"memory: the process grew by {grown} bytes for an input of {len(data)}"
     if finding is None and seconds > SECONDS:
         finding = f"time: {seconds:.1f} s for an input of {len(data)}"
     return Verdict(outcome, finding, peak, seconds)
+
+
+def _high_water() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def _pattern(text: str) -> str:
