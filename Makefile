@@ -44,6 +44,7 @@ soak: install
 	$(PYTHON) -m pytest -m slow --timeout 1200
 	$(PYTHON) scripts/kill_replicas.py --epochs 120
 	$(PYTHON) scripts/kill_replicas.py --epochs 40 --beyond
+	$(PYTHON) scripts/fuzz.py --inputs 1000000
 
 clean:
 	rm -rf $(VENV) demo-run kill-run byzantine-run build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
