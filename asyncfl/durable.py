@@ -13,7 +13,14 @@ def explaining_rows() -> Iterator[None]:
     """While rows are read: whatever is wrong with one is a `StorageError`, never the peer's fault or a bug."""
     try:
         yield
-    except (RemoteProtocolError, LocalProtocolError, ValueError, TypeError, LookupError, OverflowError) as error:
+    except (
+        RemoteProtocolError,
+        LocalProtocolError,
+        ValueError,
+        TypeError,
+        LookupError,
+        OverflowError,
+    ) as error:
         raise StorageError(
             f"a row of this node's state cannot be read ({type(error).__name__}: {error}): another version of asyncfl "
             "wrote it, or a bug did. Run the version that wrote it. Nothing was changed"
@@ -24,5 +31,6 @@ def require_name(key: bytes, digest: bytes) -> None:
     """That a row lies under the digest of what it holds. Raises `StorageError`."""
     if key != digest:
         raise StorageError(
-            f"a row of this node's state lies under {key.hex()[:16]}, but holds {digest.hex()[:16]}. Nothing was changed"
+            f"a row of this node's state lies under {key.hex()[:16]}…, but holds {digest.hex()[:16]}…. "
+            "Nothing was changed"
         )

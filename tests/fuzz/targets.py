@@ -265,6 +265,10 @@ class _Blob(Incoming):
         raise InvalidItem("it does not have its digest")
 
 
+def _fail(error: StorageError) -> None:
+    raise AssertionError("no input makes the disk refuse") from error
+
+
 WANTED: Final = {bytes([i]) * 32: size for i, size in ((1, 10), (2, 300_000), (3, 1))}
 
 
@@ -291,7 +295,7 @@ async def _transfer(parts: list[bytes]) -> None:
     fetches = Fetches(
         PEER.public, blobs=cast(BlobStore, store), in_thread=cast(Callable[..., Awaitable[object]], in_thread),
         limits=Limits(), send=lambda pull: asked.append(pull) is None, fetched=lambda digest: None,
-        failed=lambda digest, reason: None, predecessor=None,
+        failed=lambda digest, reason: None, predecessor=None, disk_refused=_fail,
     )  # fmt: skip
     for digest, size in WANTED.items():
         fetches.fetch(digest, size)
@@ -442,9 +446,9 @@ TARGETS: Final = {
         Target("handshake-first", run_first, seed_first, (HandshakeError,)),
         Target("handshake-crafted", run_crafted, seed_crafted, (HandshakeError,)),
         Target("handshake-second", run_second, seed_second, (HandshakeError,)),
-        Target("transfer", run_transfer, seed_transfers, (MalformedMessage,), "msgpack", slack=4 * MIB, largest=MIB // 2),
-        Target("deployment", run_deployment, lambda: [TEXT.encode()], _FILES, "toml", factor=512, slack=4 * MIB),
-        Target("experiment", run_experiment, seed_experiments, _FILES, "toml", factor=512, slack=4 * MIB),
+        Target("transfer", run_transfer, seed_transfers, (MalformedMessage,), "msgpack", 64, 4 * MIB, MIB // 2),
+        Target("deployment", run_deployment, lambda: [TEXT.encode()], _FILES, "toml", 512, 4 * MIB),
+        Target("experiment", run_experiment, seed_experiments, _FILES, "toml", 512, 4 * MIB),
         Target("key-file", run_key, seed_keys, _FILES),
         Target("model-file", run_model, seed_models, _FILES, slack=4 * MIB),
     )
