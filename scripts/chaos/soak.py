@@ -92,7 +92,7 @@ async def run(
             view.show()
     finally:
         await asyncio.to_thread(deployment.stop)
-        await deployment.fabric.close()
+        await deployment.close()
     failures += [*stage.story.deaths, *_remains(deployment, attackers)]
     growths = _growths(stage, attackers)
     failures += [failure for growth in growths for failure in growth.failures]
