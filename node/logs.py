@@ -19,6 +19,7 @@ import structlog
 
 from asyncfl.digest import DIGEST_BYTES
 from asyncfl.errors import ConfigurationError
+from node.log_limit import Limiter
 
 LEVELS: Final = ("debug", "info", "warning", "error")
 FORMATS: Final = ("console", "json")
@@ -54,6 +55,7 @@ def configure(
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
+            Limiter(),
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso"),
             _Censor(names or {}),

@@ -20,7 +20,7 @@ from node.deployment_files import DeploymentDirectory
 
 SETTLE_SECONDS: Final = 120.0
 """For the honest replicas to agree, once nothing is done to them any more."""
-ENTRY_BYTES: Final = 12 << 10
+ENTRY_BYTES: Final = 6 << 10
 """Of a replica's memory for each entry, which it remembers for ever: measured, see docs/results/soak.md."""
 LEARNT: Final = 0.8
 """Least accuracy at the end."""
@@ -61,6 +61,16 @@ class Outcome:
             "database_bytes_per_entry": self.database_bytes_per_entry,
             "blob_bytes_per_entry": self.blob_bytes_per_entry,
             "growths": [asdict(growth) for growth in self.growths],
+            "lives": [
+                {
+                    "name": life.name,
+                    "samples": [
+                        [round(each.seconds, 1), each.memory, each.descriptors, each.threads, each.entries]
+                        for each in life.samples
+                    ],
+                }
+                for life in self.story.lives
+            ],
             "stalls": [{"seconds": round(at, 1), "said": said} for said, at in self.story.stalls.items()],
             "happened": [
                 {"began": round(began, 1), "ended": round(ended, 1), "what": str(misfortune)}

@@ -8,6 +8,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import structlog
@@ -15,6 +16,7 @@ import structlog
 from asyncfl.errors import ConfigurationError
 from asyncfl.identity import Identity
 from node import logs
+from node.log_limit import BURST, KINDS, Limiter
 
 SEED = bytes(range(100, 132))
 ALICE = Identity(SEED)
@@ -143,3 +145,29 @@ def test_a_reader_that_is_gone_does_no_harm() -> None:
     structlog.get_logger("test").info("into the void")
     writing.close()
     os.close(writer)
+
+
+def test_a_party_that_gives_much_to_say_does_not_fill_the_disk_and_others_are_heard() -> None:
+    now = 0.0
+    limit = Limiter(clock=lambda: now)
+
+    def said(method: str, **event: Any) -> dict[str, Any] | None:
+        try:
+            return dict(limit(None, method, event))
+        except structlog.DropEvent:
+            return None
+
+    bad = {"event": "bad_signature", "client": b"c" * 32}
+    written = [said("warning", **bad) for _ in range(10_000)]
+    assert sum(line is not None for line in written) == BURST
+    assert said("warning", event="bad_signature", client=b"d" * 32) is not None
+    assert all(said("info", event="entry", epoch=epoch) is not None for epoch in range(1000))
+    now = 1.0
+    again = said("warning", **bad)
+    assert again is not None
+    assert again["left_out"] == 10_000 - BURST
+    assert said("warning", **bad) == bad
+    assert said("warning", **bad) is None
+    for number in range(3 * KINDS):
+        said("info", event="connected", peer=number)
+    assert len(limit._counts) == KINDS
