@@ -229,11 +229,14 @@ def open_file(path: Path, owner: bytes, observe: Observer = unobserved) -> sqlit
 
 def _create(path: Path, owner: bytes, observe: Observer) -> None:
     draft = path.with_name(path.name + ".new")
-    for leftover in (draft, draft.with_name(draft.name + "-journal")):
-        leftover.unlink(missing_ok=True)
+    for leftover in ("", "-journal", "-wal", "-shm"):
+        draft.with_name(draft.name + leftover).unlink(missing_ok=True)
     with observed(observe, FileAction.CREATE, FileKind.DATABASE):
         os.close(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
     with observed(observe, FileAction.WRITE, FileKind.DATABASE), closing(_connect(draft, "rw")) as connection:
+        # Here and not under the final name: this change has a journal of its own, and where a crash leaves that beside
+        # the file, the file cannot be read without being written to.
+        connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
         _migrate(connection)
