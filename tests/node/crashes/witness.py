@@ -97,13 +97,10 @@ def broken(promises: Iterable[Promise], tables: Tables) -> list[Promise]:
 def contradictions(promises: Iterable[Promise]) -> list[Promise]:
     """Promises that say something else than an earlier one of the same node about the same thing."""
     first: dict[tuple[str, str, str], str] = {}
-    locked = {"locked", "share-sum"}
     found = []
     for promise in sorted(promises, key=lambda promise: (promise.signer, promise.about, promise.what)):
-        what = "locked" if promise.what in locked else promise.what
-        if what != "leave" and first.setdefault((promise.signer, what, promise.about), promise.content) != (
-            promise.content
-        ):
+        key = (promise.signer, promise.what, promise.about)
+        if promise.what != "leave" and first.setdefault(key, promise.content) != promise.content:
             found.append(promise)
     return found
 
@@ -160,16 +157,25 @@ def opened(tables: Tables) -> dict[tuple[bytes, int], bytes]:
     return found
 
 
-def conflicting_locks(tables: Tables) -> list[tuple[bytes, int]]:
-    """Uploads that one replica's lock table holds in two groups."""
-    seen: dict[tuple[bytes, int], bytes] = {}
-    found = []
-    for row in tables[Table.LOCKS].values():
-        content = LockContent.decode(row)
-        for member in content.members:
-            if seen.setdefault((member.client, member.epoch), content.digest()) != content.digest():
-                found.append((member.client, member.epoch))
-    return found
+def locked_twice(promises: Iterable[Promise], replicas: Iterable[Tables]) -> list[str]:
+    """Uploads that one replica has locked, by its signature or its answer, in two groups."""
+    contents = {
+        content.digest().hex(): content
+        for tables in replicas
+        for content in map(LockContent.decode, tables[Table.LOCKS].values())
+    }
+    for what in ("locked", "share-sum"):
+        seen: dict[tuple[str, bytes, int], str] = {}
+        for promise in promises:
+            if promise.what != what:
+                continue
+            for member in contents[promise.content].members:
+                key = (promise.signer, member.client, member.epoch)
+                if seen.setdefault(key, promise.content) != promise.content:
+                    return [
+                        f"{what}: epoch {member.epoch} of {member.client.hex()[:8]} by {promise.signer[:8]}"
+                    ]
+    return []
 
 
 def pending_is_paid(tables: Tables) -> bool:
