@@ -30,6 +30,7 @@ class Table(StrEnum):
     EPOCHS = "epochs"
     PRIVACY = "privacy"
     ROSTERS = "rosters"
+    EVIDENCE = "evidence"
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,9 @@
     │   ├── MalformedMessage    bytes that are no valid message: closes the peer's channel
     │   ├── HandshakeError      the peer could not prove who it is
     │   └── InvalidItem         a relayed or gossiped item that fails a check: dropped, closes nothing
+    │       ├── DealingError    an upload that its own client's signature proves to be dealt badly
+    │       ├── InvalidEvidence evidence that proves nothing
+    │       │   └── UnjudgedEvidence  evidence that needs a roster which is not held here
     │       └── RosterConflict  another roster that the operator signed under a number that is held
     ├── UpdateError             the trained update cannot be masked: wrong length, NaN or infinity
     ├── OpeningError            no subset of the share sums at hand opens the group (yet)
@@ -58,6 +61,22 @@ class InvalidItem(RemoteProtocolError):
 
 class RosterConflict(InvalidItem):
     """The operator signed another roster under a number that is held: its error, or a stolen key."""
+
+
+class DealingError(InvalidItem):
+    """An upload whose client signed what cannot be honest: `shown` are the bytes that open its commitment."""
+
+    def __init__(self, reason: str, shown: bytes) -> None:
+        super().__init__(reason)
+        self.shown = shown
+
+
+class InvalidEvidence(InvalidItem):
+    """Evidence that does not prove what it claims."""
+
+
+class UnjudgedEvidence(InvalidEvidence):
+    """Evidence about a roster that is not held here: whoever holds a newer deployment file can judge it."""
 
 
 class UpdateError(AsyncflError):

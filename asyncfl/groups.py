@@ -10,7 +10,7 @@ from asyncfl.assignment import Assignment
 from asyncfl.errors import InvalidItem
 from asyncfl.federation import Federation, Roster
 from asyncfl.messages import LockContent, Manifest, Member
-from asyncfl.parameters import MAX_LATE_EPOCHS
+from asyncfl.parameters import MAX_LATE_EPOCHS, Parameters
 from asyncfl.rosters import Rosters
 
 
@@ -45,6 +45,19 @@ def is_own(member: Member, content: LockContent, manifest: Manifest) -> bool:
     return member.epoch == content.id.epoch and manifest.core.cell == content.id.cell
 
 
+def check_members(content: LockContent, parameters: Parameters) -> None:
+    """What rule 4 asks of the id and the members' names alone. Raises `InvalidItem`."""
+    if content.id.coordinator >= parameters.replicas:
+        raise InvalidItem(f"coordinator {content.id.coordinator} is not one of the replicas")
+    order = [(member.client, member.epoch) for member in content.members]
+    if order != sorted(order):
+        raise InvalidItem("members are not in canonical order")
+    if len({client for client, _ in order}) != len(order):
+        raise InvalidItem("a client appears twice in the group")
+    if len(order) > parameters.max_group:
+        raise InvalidItem(f"{len(order)} members exceed max_group {parameters.max_group}")
+
+
 def check_group(
     content: LockContent,
     manifests: Sequence[Manifest],
@@ -59,15 +72,7 @@ def check_group(
     of one roster; those that ride along may be of others, each in its own cell there.
     """
     parameters, group = federation.parameters, content.id
-    if group.coordinator >= parameters.replicas:
-        raise InvalidItem(f"coordinator {group.coordinator} is not one of the replicas")
-    order = [(member.client, member.epoch) for member in content.members]
-    if order != sorted(order):
-        raise InvalidItem("members are not in canonical order")
-    if len({client for client, _ in order}) != len(order):
-        raise InvalidItem("a client appears twice in the group")
-    if len(order) > parameters.max_group:
-        raise InvalidItem(f"{len(order)} members exceed max_group {parameters.max_group}")
+    check_members(content, parameters)
     own = 0
     named: set[int] = set()
     for member, manifest in zip(content.members, manifests, strict=True):

@@ -123,7 +123,7 @@ def _secret(uploads: list[masking.Protected], federation: Federation) -> bytes:
         for index, identity in enumerate(_replicas())
     }
     loads = [lambda upload=upload: upload.payload for upload in uploads]
-    return masking.find_secret(loads, answers, federation)[0]
+    return masking.find_secret(loads, answers, federation)
 
 
 def _verify(upload: masking.Protected, replica: Identity, federation: Federation) -> None:

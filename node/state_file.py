@@ -41,6 +41,8 @@ MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
     ),
     # 1 -> 2. Rosters after the first.
     (_TABLE.format("rosters"),),
+    # 2 -> 3. What proves that somebody lied.
+    (_TABLE.format("evidence"),),
 )
 """Step i turns schema i into i+1. Every schema keeps `about`, so that any program can say whose a file is."""
 SCHEMA_VERSION: Final = len(MIGRATIONS)

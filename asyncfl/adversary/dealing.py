@@ -25,7 +25,7 @@ from asyncfl.masking.protect import SALT_BYTES, share_digest, sign_manifest
 from asyncfl.messages import Manifest
 from asyncfl.parameters import CHECK_BLOCKS
 from asyncfl.ring import centre_, from_lanes, pack, to_lanes, unpack
-from asyncfl.ring.packing import to_bytes
+from asyncfl.ring.packing import packed_bytes, to_bytes
 
 
 @dataclass(frozen=True)
@@ -99,10 +99,14 @@ class Dealing:
         """The upload with other parts, committed to, proven as well as can be, and signed."""
         federation = self.job.federation
         payload = self.payload if payload is None else payload
-        changes: dict[str, Any] = {"upload": content_digest(payload), **core}
+        checks = payload[-packed_bytes(CHECK_BLOCKS, self.degree) :]
+        changes: dict[str, Any] = {
+            "upload": content_digest(payload), "check_digest": content_digest(checks), **core,
+        }  # fmt: skip
         if salted is not None:
             boxes = zip(federation.replica_keys, salted, strict=True)
-            changes["share_digests"] = tuple(share_digest(data) for data in salted)
+            dealer = self.job.identity.public
+            changes["share_digests"] = tuple(share_digest(dealer, data) for data in salted)
             changes["boxes"] = tuple(self.job.seal_with(key, data) for key, data in boxes)
         built = self.manifest.core.model_copy(update=changes)
         if projections is None:

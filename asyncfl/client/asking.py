@@ -8,7 +8,7 @@ from asyncfl.client.context import SEEN_ENTRIES, Context, State, put_integer
 from asyncfl.client.membership import Membership
 from asyncfl.effects import Fetch
 from asyncfl.identity import verify
-from asyncfl.messages import Certificate, Front, Leave, Ready, Task, Wait
+from asyncfl.messages import Certificate, Front, Leave, ModelVote, Ready, Task, Vote, Wait
 
 TASK_PATIENCES = 3.0
 """How long a coordinator that answers may bring no TASK, in units of patience. It waits 2 itself for the
@@ -209,21 +209,23 @@ class Asking:
 
     def _is_certified(self, certificate: Certificate) -> bool:
         """t+1 signatures of distinct replicas, all valid."""
-        federation, parameters = self.context.federation, self.context.parameters
+        docket, parameters = self.context.docket, self.context.parameters
         votes = certificate.votes
+        signed = [vote for vote in votes if self._is_signed(certificate, vote)]
+        for vote in signed:
+            said = ModelVote(
+                version=certificate.version, entries=certificate.entries, model=certificate.model,
+                signature=vote.signature,
+            )  # fmt: skip
+            docket.suspect(docket.watch.model(vote.replica, said))
         replicas = {vote.replica for vote in votes}
         if len(replicas) != len(votes) or len(votes) < parameters.certifiers:
             return False
-        if max(replicas) >= parameters.replicas:
+        return len(signed) == len(votes)
+
+    def _is_signed(self, certificate: Certificate, vote: Vote) -> bool:
+        federation = self.context.federation
+        if vote.replica >= federation.parameters.replicas:
             return False
-        body = certificate.body()
-        return all(
-            verify(
-                federation.replica_keys[vote.replica],
-                Certificate.KIND,
-                federation.digest,
-                body,
-                vote.signature,
-            )
-            for vote in votes
-        )
+        key = federation.replica_keys[vote.replica]
+        return verify(key, Certificate.KIND, federation.digest, certificate.body(), vote.signature)

@@ -10,8 +10,9 @@ from asyncfl.assignment import Assignment
 from asyncfl.client.fronts import Fronts
 from asyncfl.client.work import Work
 from asyncfl.durable import explaining_rows
-from asyncfl.effects import Effect, Notify, Persist, Put, Send, Table
+from asyncfl.effects import Compute, Effect, Job, Notify, Persist, Put, Send, Table
 from asyncfl.errors import ConfigurationError
+from asyncfl.evidence import Docket
 from asyncfl.federation import Federation
 from asyncfl.identity import Identity
 from asyncfl.masking import check_manifest
@@ -60,6 +61,9 @@ class Context:
         self.now = 0.0
         self.connected: set[bytes] = set()
         self.effects: list[Effect] = []
+        self.docket = Docket(self)
+        self.docket.load(durable.get(Table.EVIDENCE, {}))
+        self._computing: set[tuple[Any, ...]] = set()
         meta = durable.get(Table.META, {})
         with explaining_rows():
             self.epoch = max(1, _integer(meta.get(EPOCH), joined.start_epoch))
@@ -125,6 +129,17 @@ class Context:
 
     def persist(self, *writes: Put) -> None:
         self.effects.append(Persist(writes))
+
+    def compute(self, key: tuple[Any, ...], job: Job) -> bool:
+        """Start a job unless the same one is under way."""
+        if key in self._computing:
+            return False
+        self._computing.add(key)
+        self.effects.append(Compute(key, job))
+        return True
+
+    def compute_done(self, key: tuple[Any, ...]) -> None:
+        self._computing.discard(key)
 
     def notify(self, event: str, level: str = "info", **fields: Any) -> None:
         self.effects.append(Notify(event, fields, level))

@@ -34,10 +34,14 @@ from asyncfl.client.jobs import Trained, Trainer
 from asyncfl.client.membership import Membership
 from asyncfl.client.uploading import TRAIN, Uploading
 from asyncfl.effects import DeleteBlob, Effect, Put, Table
-from asyncfl.errors import UpdateError
+from asyncfl.errors import LocalProtocolError, UpdateError
+from asyncfl.evidence import COMPARE, JUDGE
 from asyncfl.federation import Federation
 from asyncfl.identity import Identity
 from asyncfl.messages import (
+    Convictions,
+    EvidenceRequest,
+    Exhibit,
     Expired,
     Front,
     Message,
@@ -76,6 +80,11 @@ class Client:
         self.membership.ask_from = self.asking.ask_from
         self.membership.rest_if_done = self._rest_if_done
         self.uploading = Uploading(context, trainer, self._move)
+        self._from_anybody: dict[type[Any], Callable[[bytes, Any], None]] = {
+            Convictions: context.docket.receive_convictions,
+            EvidenceRequest: context.docket.receive_request,
+            Exhibit: context.docket.receive_exhibit,
+        }
         self._handlers: dict[type[Any], Callable[[int, Any], None]] = {
             Front: self._receive_front,
             Wait: self.asking.receive_wait,
@@ -117,6 +126,7 @@ class Client:
         self.context.connected.add(peer)
         self.asking.heartbeat_at = now
         self.uploading.connected(peer)
+        self.context.docket.connected(peer)
         return self.tick(now)
 
     def disconnected(self, peer: bytes, now: float) -> list[Effect]:
@@ -142,6 +152,8 @@ class Client:
             self.uploading.receive_pull(peer, message)
         elif handler := self._handlers.get(type(message)):
             handler(replica, message)
+        elif by_peer := self._from_anybody.get(type(message)):
+            by_peer(peer, message)
         else:
             context.notify("message_out_of_role", "warning", type=type(message).__name__)
         return context.take_effects()
@@ -151,12 +163,17 @@ class Client:
         self.context.now = now
         self.asking.tick()
         self.uploading.tick()
+        self.context.docket.tick()
         return self.context.take_effects()
 
     def computed(self, key: tuple[Any, ...], result: Any, now: float) -> list[Effect]:
-        """Training is done."""
+        """Training is done, or evidence judged."""
         context = self.context
         context.now = now
+        context.compute_done(key)
+        kind, name = key
+        if kind in (JUDGE, COMPARE):
+            context.docket.computed(kind, name, result)
         if key == (TRAIN, context.epoch) and context.state is State.TRAINING and isinstance(result, Trained):
             self.uploading.trained(result)
         return context.take_effects()
@@ -165,6 +182,9 @@ class Client:
         """Training failed. An unusable update costs its epoch; anything else is the user's to see."""
         context = self.context
         context.now = now
+        context.compute_done(key)
+        if key[0] in (JUDGE, COMPARE):
+            raise LocalProtocolError(f"job {key[0]} failed: {error}") from error
         if key != (TRAIN, context.epoch):
             return context.take_effects()
         if not isinstance(error, UpdateError):
@@ -206,6 +226,7 @@ class Client:
             "seen_entries": context.seen_entries,
             "connected": len(context.connected),
             "roster": context.roster.number,
+            "evidence": context.docket.status(),
         }
 
     # moving

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from itertools import combinations
 from typing import Final
 
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from asyncfl.errors import InvalidItem, OpeningError
 from asyncfl.federation import Federation
+from asyncfl.masking.agreement import read_answers, read_element
 from asyncfl.masking.proof import CPU, check_products
 from asyncfl.masking.sharing import lagrange_weights
 from asyncfl.parameters import CHECK_BLOCKS, OPENING_BOUND
@@ -42,15 +43,8 @@ def sum_packed(shares: Sequence[bytes], federation: Federation) -> bytes:
     ring = federation.parameters.ring
     total = torch.zeros((ROWS, 1, ring.degree // ROWS), dtype=torch.int64)
     for share in shares:
-        total += _element(share, federation)
+        total += read_element(share, federation)
     return to_bytes(pack((total % ring.modulus).to(torch.int32)))
-
-
-def _element(packed: bytes, federation: Federation) -> Tensor:
-    ring = federation.parameters.ring
-    if len(packed) != packed_bytes(1, ring.degree):
-        raise InvalidItem(f"a ring element of {len(packed)} bytes instead of {packed_bytes(1, ring.degree)}")
-    return unpack(packed, ring.degree, ring.modulus, CPU)
 
 
 def _pack_element(centred: Tensor, federation: Federation) -> bytes:
@@ -60,50 +54,36 @@ def _pack_element(centred: Tensor, federation: Federation) -> bytes:
 
 
 def find_secret(
-    payloads: Iterable[Callable[[], bytes]], answers: Mapping[int, bytes], federation: Federation
-) -> tuple[bytes, tuple[int, ...]]:
-    """The sum of the members' secrets (packed), and the replicas whose answers lie on its polynomial.
+    payloads: Iterable[Callable[[], bytes]],
+    answers: Mapping[int, bytes],
+    federation: Federation,
+    *,
+    distrusted: Collection[int] = (),
+) -> bytes:
+    """The sum of the members' secrets, packed.
 
     `payloads` give the members' packed y one at a time; only check blocks are kept. `answers[j]` is replica
-    j's packed share sum; malformed ones are passed over. Every subset of n-2t answers is interpolated at 0
-    until one brings the check blocks within 16384 per member and coordinate: one ring product per answer,
-    then linear combinations, so that at most C(n, n-2t) <= 8008 cheap ones are tried. Among subsets that
-    open, the polynomial with most answers on it is reported. Raises `OpeningError` when no subset opens.
+    j's packed share sum; malformed ones are passed over, those of `distrusted` replicas tried last. Every subset of
+    n-2t answers is interpolated at 0 until one brings the check blocks within 16384 per member and coordinate: one
+    ring product per answer, then linear combinations, so that at most C(n, n-2t) <= 8008 cheap ones are tried.
+    Raises `OpeningError` when no subset opens.
     """
     parameters, ring = federation.parameters, federation.parameters.ring
     residue, members = _check_sum(payloads, federation)
-    elements: dict[int, Tensor] = {}
-    for index in sorted(answers):
-        try:
-            element = from_lanes(_element(answers[index], federation))[0]
-        except InvalidItem:
-            continue
-        elements[index] = centre_(element.to(torch.float64), ring.modulus)
+    elements = read_answers(answers, federation)
     if len(elements) < parameters.threshold:
         raise OpeningError(
             f"{len(elements)} well-formed share sums, {parameters.threshold} are needed to open the group"
         )
-    indices = tuple(elements)
-    shares = torch.stack(tuple(elements.values()))
+    indices = sorted(elements, key=lambda index: (index in distrusted, index))
+    shares = torch.stack([elements[index] for index in indices])
     images = check_products(shares, federation)
-    best: tuple[int, ...] = ()
-    secret = b""
     for positions, weights in _opening_subsets(residue, images, indices, members * OPENING_BOUND, federation):
-        subset = tuple(indices[position] for position in positions)
-        if set(subset) <= set(best):
-            continue
-        agreeing = _agreeing(shares, indices, subset, positions, ring.modulus)
-        if len(agreeing) > len(best):
-            best = agreeing
-            secret = _pack_element(centre_(weights @ shares[list(positions)], ring.modulus), federation)
-        if len(best) == len(indices):
-            break
-    if not best:
-        raise OpeningError(
-            f"no {parameters.threshold} of the {len(indices)} share sums open the group: too many of them are wrong; "
-            "more answers are needed"
-        )
-    return secret, best
+        return _pack_element(centre_(weights @ shares[list(positions)], ring.modulus), federation)
+    raise OpeningError(
+        f"no {parameters.threshold} of the {len(indices)} share sums open the group: too many of them are wrong; "
+        "more answers are needed"
+    )
 
 
 def _check_sum(payloads: Iterable[Callable[[], bytes]], federation: Federation) -> tuple[Tensor, int]:
@@ -141,18 +121,6 @@ def _opening_subsets(
                 yield positions, matrix[row, list(positions)]
 
 
-def _agreeing(
-    shares: Tensor, indices: Sequence[int], subset: Sequence[int], positions: Sequence[int], modulus: int
-) -> tuple[int, ...]:
-    """The replicas whose answers lie on the polynomial through the answers of `subset`."""
-    points = [index + 1 for index in subset]
-    rows = [lagrange_weights(points, index + 1, modulus) for index in indices]
-    matrix = centre_(torch.tensor(rows, dtype=torch.float64), modulus)
-    difference = centre_(matrix @ shares[list(positions)] - shares, modulus)
-    same = (difference == 0).all(1).tolist()
-    return tuple(index for index, equal in zip(indices, same, strict=True) if equal)
-
-
 def open_sum(
     payloads: Iterable[bytes], secret: bytes, federation: Federation, *, device: str | torch.device = "cpu"
 ) -> Tensor:
@@ -167,7 +135,7 @@ def open_sum(
     blocks = parameters.blocks(federation.dimension)
     engine = transform(ring.degree, ring.modulus, device)
     public = public_polynomials(federation.digest, "payload", blocks, ring, device)
-    element = centre_(_element(secret, federation).to(torch.float64), ring.modulus)
+    element = centre_(read_element(secret, federation).to(torch.float64), ring.modulus)
 
     size = public[0].shape[1]
     stripe = size * _STRIPE

@@ -159,10 +159,11 @@ def _attempt(
     stages.mark("prove")
     words[blocks:] = pack(to_lanes(check_upload, degree).to(torch.int32))
     payload = to_bytes(words)
-    upload = content_digest(payload)
+    upload, checks = content_digest(payload), content_digest(payload[-packed_bytes(CHECK_BLOCKS, degree) :])
     stages.mark("pack")
 
-    salted, share_digests = _shares(sharing, federation, stream)
+    salted = _shares(sharing, federation, stream)
+    share_digests = tuple(share_digest(identity.public, data) for data in salted)
     stages.mark("share")
     boxes = tuple(seal_with(key, share) for key, share in zip(federation.replica_keys, salted, strict=True))
     stages.mark("seal")
@@ -183,6 +184,7 @@ def _attempt(
         roster_digest=context.roster_digest,
         base_version=context.base_version,
         upload=upload,
+        check_digest=checks,
         share_digests=share_digests,
         boxes=boxes,
     )
@@ -242,20 +244,21 @@ def _mask_check_blocks(
     return residues_(images[0] + errors, federation.parameters.modulus), images
 
 
-def _shares(
-    sharing: Tensor, federation: Federation, stream: SecretStream
-) -> tuple[list[bytes], tuple[bytes, ...]]:
-    """For every replica its salt and packed share, and the digest that commits to them."""
+def _shares(sharing: Tensor, federation: Federation, stream: SecretStream) -> list[bytes]:
+    """For every replica its salt and packed share."""
     ring, replicas = federation.parameters.ring, federation.parameters.replicas
     values = residues_(evaluate(sharing, range(1, replicas + 1), ring.modulus), ring.modulus)
     packed = pack(to_lanes(values, ring.degree).to(torch.int32))
-    salted = [bytes(stream.take(SALT_BYTES)) + to_bytes(share) for share in packed]
-    return salted, tuple(share_digest(data) for data in salted)
+    return [bytes(stream.take(SALT_BYTES)) + to_bytes(share) for share in packed]
 
 
-def share_digest(salted: bytes) -> bytes:
-    """h_j: the commitment to a share, over its salt and packed coefficients."""
-    return digest("asyncfl/1/share", salted[:SALT_BYTES], salted[SALT_BYTES:])
+def share_digest(client: bytes, salted: bytes) -> bytes:
+    """h_j: the commitment of `client` to a share, over its salt and packed coefficients.
+
+    It names the dealer: nobody can commit to a share of somebody else's that it does not know. So a replica may show
+    a share that opens its commitment and is none, and can never be made to show an honest client's.
+    """
+    return digest("asyncfl/1/share", client, salted[:SALT_BYTES], salted[SALT_BYTES:])
 
 
 def sign_manifest(core: ManifestCore, projections: bytes, identity: Identity) -> Manifest:

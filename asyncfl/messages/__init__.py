@@ -20,6 +20,13 @@ from asyncfl.messages.clients import (
     model_body,
 )
 from asyncfl.messages.codec import MESSAGE_TYPES, Message, chunk_head, decode_message, encode_message
+from asyncfl.messages.evidence import (
+    CULPRITS_AT_ONCE,
+    MAX_EVIDENCE_BYTES,
+    Convictions,
+    EvidenceRequest,
+    Exhibit,
+)
 from asyncfl.messages.operator import RosterRequest, RosterStatement
 from asyncfl.messages.replicas import (
     Attest,
@@ -41,7 +48,9 @@ from asyncfl.messages.replicas import (
     ShareSum,
     TakenOver,
     View,
+    attest_body,
     share_ok_body,
+    share_sum_body,
 )
 from asyncfl.messages.uploads import (
     Cell,
@@ -58,7 +67,9 @@ from asyncfl.messages.uploads import (
 
 __all__ = [
     "CHUNK_BYTES",
+    "CULPRITS_AT_ONCE",
     "MAX_BLOB_BYTES",
+    "MAX_EVIDENCE_BYTES",
     "MESSAGE_TYPES",
     "Attest",
     "Cell",
@@ -66,7 +77,10 @@ __all__ = [
     "CertifiedItem",
     "Chunk",
     "Coefficients",
+    "Convictions",
     "Entry",
+    "EvidenceRequest",
+    "Exhibit",
     "Expired",
     "Front",
     "GroupId",
@@ -106,9 +120,11 @@ __all__ = [
     "Vote",
     "Votes",
     "Wait",
+    "attest_body",
     "chunk_head",
     "decode_message",
     "encode_message",
     "model_body",
     "share_ok_body",
+    "share_sum_body",
 ]

@@ -7,6 +7,7 @@ from typing import Any, Final, cast
 from asyncfl.errors import MalformedMessage
 from asyncfl.messages.blobs import Chunk, Missing, Pull
 from asyncfl.messages.clients import Expired, Front, Leave, Ready, Refused, Stored, Task, Upload, Wait
+from asyncfl.messages.evidence import Convictions, EvidenceRequest, Exhibit
 from asyncfl.messages.operator import RosterRequest, RosterStatement
 from asyncfl.messages.replicas import (
     Attest,
@@ -40,6 +41,7 @@ Message = (
     | Reveal | ShareSum | Entry | Attest | CertifiedItem
     | View | RowsRequest | Rows | ItemRequest | ModelVote
     | Pull | Chunk | Missing | Leave | RosterStatement | RosterRequest
+    | Convictions | EvidenceRequest | Exhibit
 )  # fmt: skip
 
 MESSAGE_TYPES: Final[tuple[type[Wire], ...]] = (
@@ -48,6 +50,7 @@ MESSAGE_TYPES: Final[tuple[type[Wire], ...]] = (
     Reveal, ShareSum, Entry, Attest, CertifiedItem,
     View, RowsRequest, Rows, ItemRequest, ModelVote,
     Pull, Chunk, Missing, Leave, RosterStatement, RosterRequest,
+    Convictions, EvidenceRequest, Exhibit,
 )  # fmt: skip
 _TAGS: Final = {kind: tag for tag, kind in enumerate(MESSAGE_TYPES)}
 

@@ -35,6 +35,11 @@ def share_ok_body(client: bytes, epoch: int, manifest: bytes) -> bytes:
     return pack((client, epoch, manifest))
 
 
+def share_sum_body(group: bytes, total: bytes) -> bytes:
+    """What SHARE_SUM signs."""
+    return pack((group, total))
+
+
 class Relay(Wire):
     """An upload, told to another replica; it pulls y."""
 
@@ -135,7 +140,7 @@ class ShareSum(Wire):
     signature: Signature
 
     def body(self) -> bytes:
-        return pack((self.group, self.total))
+        return share_sum_body(self.group, self.total)
 
 
 class Entry(Wire):
@@ -144,6 +149,11 @@ class Entry(Wire):
     content: LockContent
     votes: Votes
     secret: Coefficients
+
+
+def attest_body(id: GroupId, item: bytes) -> bytes:
+    """What ATTEST signs. With the id, so that attestations of two sums of one group contradict each other."""
+    return pack((id.to_fields(), item))
 
 
 class Attest(Wire):
@@ -156,7 +166,7 @@ class Attest(Wire):
     signature: Signature
 
     def body(self) -> bytes:
-        return self.item
+        return attest_body(self.id, self.item)
 
 
 class CertifiedItem(Wire):

@@ -42,6 +42,8 @@ class ManifestCore(Wire):
     base_version: Digest
     upload: Digest
     """Content digest of all of packed y, check blocks included."""
+    check_digest: Digest
+    """Content digest of the packed check blocks alone: a false proof shows without the payload."""
     share_digests: Annotated[Many[Digest], Len(1, 16)]
     boxes: Annotated[Many[Annotated[bytes, Len(1, 8192)]], Len(1, 16)]
 

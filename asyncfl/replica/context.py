@@ -19,6 +19,7 @@ from asyncfl.effects import (
     Send,
 )
 from asyncfl.errors import ConfigurationError
+from asyncfl.evidence import Docket
 from asyncfl.federation import Federation
 from asyncfl.identity import Identity, verify
 from asyncfl.inclusion import Inclusion
@@ -49,6 +50,7 @@ class Context:
         self.started = 0.0
         self.connected: set[bytes] = set()
         self.unreachable_since: dict[int, float] = {}
+        self.docket = Docket(self)
         self._handicaps: dict[bytes, float] = {}
         self._handicaps_of = (0, 0)
         """The (entries, highest roster) that they were computed from."""

@@ -268,6 +268,8 @@ class Coordination:
         if not self.context.verify_replica(replica, Locked.KIND, message.body(), message.signature):
             self.context.notify("bad_signature", "warning", replica=replica, message=Locked.KIND)
             return
+        docket = self.context.docket
+        docket.suspect(docket.watch.group(replica, own.lock.content, message.signature, asks=False))
         own.votes[replica] = message.signature
         self._advance(own)
 

@@ -20,6 +20,7 @@ from asyncfl.messages import (
     ItemRequest,
     LockContent,
     Vote,
+    attest_body,
 )
 from asyncfl.replica.context import RESEND_SECONDS, Context
 from asyncfl.replica.locks import Locks
@@ -69,7 +70,8 @@ class Items:
         self.records: dict[bytes, ItemRecord] = {}
         self.fetching: dict[bytes, CertifiedItem] = {}
         """Certified items whose opened sum is on its way, by item digest."""
-        self._early: dict[bytes, dict[int, bytes]] = {}
+        self._early: dict[tuple[GroupId, bytes], dict[int, bytes]] = {}
+        """Attestations of items that are not held yet, by group and item digest."""
         self._uncertified: dict[bytes, None] = {}
         """A set in the order of arrival: what is said must not depend on how a process hashes bytes."""
         self.sums: set[bytes] = set()
@@ -93,10 +95,12 @@ class Items:
         if not self.context.ledger.add(item):
             return
         record = ItemRecord(item, size, entry=entry)
-        record.votes.update(self._early.pop(name, {}))
-        record.votes[self.context.index] = self.context.sign(Attest.KIND, name)
+        record.votes.update(self._early.pop((item.id, name), {}))
+        record.votes[self.context.index] = self.context.sign(Attest.KIND, attest_body(item.id, name))
         self._insert(name, record)
-        self.context.broadcast(self._attest(name, record))
+        own = self._attest(name, record)
+        self._watch(self.context.index, own)
+        self.context.broadcast(own)
         if item.id.coordinator == self.context.index:
             self.context.broadcast(entry)
 
@@ -142,6 +146,10 @@ class Items:
     def _attest(self, name: bytes, record: ItemRecord) -> Attest:
         return Attest(id=record.item.id, item=name, signature=record.votes[self.context.index])
 
+    def _watch(self, replica: int, message: Attest) -> None:
+        docket = self.context.docket
+        docket.suspect(docket.watch.attestation(replica, message))
+
     # other replicas
 
     def receive_attest(self, replica: int, message: Attest) -> None:
@@ -149,10 +157,11 @@ class Items:
         record = self.records.get(name)
         if record is not None and replica in record.votes:
             return
-        if not self.context.verify_replica(replica, Attest.KIND, name, message.signature):
+        if not self.context.verify_replica(replica, Attest.KIND, message.body(), message.signature):
             self.context.notify("bad_signature", "warning", replica=replica, message=Attest.KIND)
             return
-        if record is not None:
+        self._watch(replica, message)
+        if record is not None and message.id == record.item.id:
             record.votes[replica] = message.signature
             self._certify(name, record)
             return
@@ -163,7 +172,7 @@ class Items:
             return
         if len(self._early) >= MAX_EARLY_ATTESTS:
             self._early.pop(next(iter(self._early)))
-        self._early.setdefault(name, {})[replica] = message.signature
+        self._early.setdefault((message.id, name), {})[replica] = message.signature
 
     def receive_certified(self, replica: int, message: CertifiedItem) -> None:
         """An item from somebody who has it; t+1 attestations stand for the opening."""
@@ -174,9 +183,13 @@ class Items:
             return
         if record is not None or name not in self.fetching:
             needed = self.context.parameters.certifiers
-            if not self.context.are_votes_valid(message.votes, Attest.KIND, name, needed):
+            body = attest_body(message.item.id, name)
+            if not self.context.are_votes_valid(message.votes, Attest.KIND, body, needed):
                 self.context.notify("item_without_certificate", "warning", replica=replica)
                 return
+            for vote in message.votes:
+                attest = Attest(id=message.item.id, item=name, signature=vote.signature)
+                self._watch(vote.replica, attest)
             if message.opened_bytes != 4 * self.context.federation.upload_dimension:
                 self.context.notify("item_of_wrong_size", "warning", replica=replica)
                 return

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
@@ -12,7 +12,8 @@ from torch import Tensor
 from asyncfl import masking
 from asyncfl.digest import content_digest
 from asyncfl.effects import Blobs
-from asyncfl.errors import InvalidItem
+from asyncfl.errors import DealingError, InvalidItem
+from asyncfl.evidence import BadShare
 from asyncfl.federation import Federation
 from asyncfl.identity import Identity, verify
 from asyncfl.messages import Lock, Manifest, ShareOk, share_ok_body
@@ -24,17 +25,30 @@ class Masking(Protocol):
     def verify_public(self, manifest: Manifest, payload: bytes, federation: Federation) -> None: ...
 
     def find_secret(
-        self, payloads: Iterable[Callable[[], bytes]], answers: Mapping[int, bytes], federation: Federation
-    ) -> tuple[bytes, tuple[int, ...]]: ...
+        self,
+        payloads: Iterable[Callable[[], bytes]],
+        answers: Mapping[int, bytes],
+        federation: Federation,
+        *,
+        distrusted: Collection[int] = (),
+    ) -> bytes: ...
 
     def open_sum(self, payloads: Iterable[bytes], secret: bytes, federation: Federation) -> Tensor: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Dealt:
+    """An upload whose public part holds: this replica's share of it (packed), or None when that one is bad."""
+
+    share: bytes | None
+    evidence: BadShare | None = None
+    """Where the client has committed to a bad one. One that is not what it committed to proves nothing to others."""
 
 
 @dataclass(frozen=True, slots=True)
 class VerifyUpload:
     """Check everything about an upload that this replica can check.
 
-    Returns its packed share, or None when all is well but the share: then only this replica can tell.
     Raises `InvalidItem` when the defect is one that everybody sees.
     """
 
@@ -44,13 +58,15 @@ class VerifyUpload:
     federation: Federation
     masking: Masking = masking
 
-    def run(self, blobs: Blobs) -> bytes | None:
+    def run(self, blobs: Blobs) -> Dealt:
         payload = blobs.read(self.manifest.core.upload)
         self.masking.verify_public(self.manifest, payload, self.federation)
         try:
-            return masking.open_share(self.manifest, self.index, self.identity, self.federation)
+            return Dealt(masking.open_share(self.manifest, self.index, self.identity, self.federation))
+        except DealingError as error:
+            return Dealt(None, BadShare(manifest=self.manifest, replica=self.index, salted=error.shown))
         except InvalidItem:
-            return None
+            return Dealt(None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,10 +104,9 @@ class SumShares:
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """An opened group: sum of secrets (packed), whose answers are proven wrong, and the opened sum's blob."""
+    """An opened group: sum of secrets (packed), and the opened sum's blob."""
 
     secret: bytes
-    wrong: tuple[int, ...]
     blob: bytes
     size: int
 
@@ -106,19 +121,19 @@ class OpenGroup:
     payloads: Sequence[bytes]
     answers: Mapping[int, bytes]
     secret: bytes | None
+    distrusted: Collection[int]
+    """Replicas whose answers are tried last."""
     federation: Federation
     masking: Masking = masking
 
     def run(self, blobs: Blobs) -> Opened:
-        if self.secret is None:
+        secret = self.secret
+        if secret is None:
             readers = [partial(blobs.read, name) for name in self.payloads]
-            secret, agreeing = self.masking.find_secret(readers, self.answers, self.federation)
-            # With fewer on one polynomial, t liars whose errors cancel could make an honest answer look wrong.
-            proven = len(agreeing) >= self.federation.parameters.quorum
-            wrong = tuple(sorted(set(self.answers) - set(agreeing))) if proven else ()
-        else:
-            secret, wrong = self.secret, ()
+            secret = self.masking.find_secret(
+                readers, self.answers, self.federation, distrusted=self.distrusted
+            )
         total = self.masking.open_sum((blobs.read(name) for name in self.payloads), secret, self.federation)
         data = masking.encode_sum(total)
         blobs.write(data)
-        return Opened(secret, wrong, content_digest(data), len(data))
+        return Opened(secret, content_digest(data), len(data))

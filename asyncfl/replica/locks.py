@@ -21,6 +21,7 @@ from asyncfl.messages import (
     Locked,
     LockRefused,
     ManifestRequest,
+    ShareOk,
     TakenOver,
 )
 from asyncfl.replica.context import RESEND_SECONDS, Context
@@ -114,6 +115,7 @@ class Locks:
         if not context.verify_replica(asker, Lock.KIND, group, lock.signature):
             context.notify("bad_signature", "warning", replica=asker, message=Lock.KIND)
             return
+        context.docket.suspect(context.docket.watch.group(asker, content, lock.signature, asks=True))
         if self.table.by_id.get(content.id) == content:
             if content.id not in self.table.contested:
                 self._answer(asker, content, group)
@@ -223,11 +225,24 @@ class Locks:
             return
         if valid:
             pending.oks_valid = True
+            self._note_oks(pending.lock)
             self._progress(pending)
         else:
             del self.pending[pending.lock.content.id]
             reason = "a SHARE_OK is not valid"
             self._refuse(pending.asker, pending.lock.content, group, reason, None)
+
+    def _note_oks(self, lock: Lock) -> None:
+        """SHARE_OKs that were not heard here, and may contradict others that were."""
+        docket = self.context.docket
+        for member, signatures in zip(lock.content.members, lock.oks, strict=True):
+            record = self.uploads.records.get(member.manifest)
+            for replica, signature in zip(lock.supporters, signatures, strict=True):
+                if replica != self.context.index and (record is None or replica not in record.oks):
+                    ok = ShareOk(
+                        client=member.client, epoch=member.epoch, manifest=member.manifest, signature=signature
+                    )
+                    docket.suspect(docket.watch.verdict(replica, ok))
 
     def _is_held(self, pending: PendingLock, records: list[UploadRecord]) -> bool:
         """A takeover waits while the coordinator that members name can be reached (but that one decides)."""

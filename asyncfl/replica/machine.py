@@ -12,6 +12,8 @@ Theory of operation. An upload passes through these parts, each its own module:
     tasks          READY -> FRONT, TASK, WAIT
     rosters        who takes part from which epoch on: the operator's statements
 
+Whoever is found to contradict itself on the way is proven a liar (`asyncfl.evidence.Docket`), and avoided from then on.
+
 Nothing here touches a socket, a file or a clock. Every part repeats what is unanswered, so that any message
 may be lost; all durable state is written by `Persist` effects before anything that depends on it is sent.
 """
@@ -32,12 +34,16 @@ from asyncfl.errors import (
     OpeningError,
     StorageError,
 )
+from asyncfl.evidence import COMPARE, JUDGE
 from asyncfl.federation import Federation
 from asyncfl.identity import Identity
 from asyncfl.messages import (
     Attest,
     CertifiedItem,
+    Convictions,
     Entry,
+    EvidenceRequest,
+    Exhibit,
     Front,
     Item,
     ItemRequest,
@@ -133,6 +139,9 @@ class Replica:
         self._from_anybody: dict[type[Any], Callable[[bytes, Any], object]] = {
             RosterRequest: self.rosters.receive_request,
             RosterStatement: self.rosters.receive_statement,
+            Convictions: context.docket.receive_convictions,
+            EvidenceRequest: context.docket.receive_request,
+            Exhibit: context.docket.receive_exhibit,
         }
         self._parts = (
             self.rosters, self.uploads, self.locks, self.opening, self.items, self.coordination, self.gossip,
@@ -145,6 +154,7 @@ class Replica:
     def _load_rows(self, durable: Durable) -> None:
         tables = {table: dict(durable.get(table, {})) for table in Table}
         self.rosters.load(tables[Table.ROSTERS])
+        self.context.docket.load(tables[Table.EVIDENCE])
         self.items.load(tables[Table.ITEMS])
         self.locks.table.load(tables[Table.LOCKS])
         self.uploads.load(tables[Table.MANIFESTS], tables[Table.SHARES], tables[Table.SEEN])
@@ -186,6 +196,7 @@ class Replica:
             for part in (*self._parts, self.models):
                 if hasattr(part, "replica_connected"):
                     part.replica_connected(replica)
+        context.docket.connected(peer)
         context.retry_fetches()
         return self._settle()
 
@@ -225,6 +236,7 @@ class Replica:
         context.retry_fetches()
         for part in (self.rosters, self.uploads, self.opening, self.items, self.gossip, self.coordination):
             part.tick()
+        context.docket.tick()
         self.locks.progress()
         if self.gossip.is_caught_up or now - context.started > 2 * context.inclusion.patience.seconds:
             self.coordination.form()
@@ -247,6 +259,8 @@ class Replica:
             self.opening.summed(name, result)
         elif kind == FOLD:
             self.models.computed(name, result)
+        elif kind in (JUDGE, COMPARE):
+            self.context.docket.computed(kind, name, result)
         return self._settle()
 
     def compute_failed(self, key: tuple[Any, ...], error: Exception, now: float) -> list[Effect]:
@@ -255,7 +269,7 @@ class Replica:
         self.context.compute_done(key)
         kind, name = key
         if kind == VERIFY and isinstance(error, InvalidItem):
-            self.uploads.rejected(name, str(error))
+            self.uploads.rejected(name, error)
         elif kind == OPEN and isinstance(error, OpeningError | InvalidItem):
             self.opening.open_failed(name, str(error))
         elif isinstance(error, BlobMissing) and self._is_settled(kind, name):

@@ -104,8 +104,8 @@ class Models:
         if signed is None:
             self._signed[version] = model
             context.persist(Put(Table.MODELS, version, model))
-        self._add_vote(context.index, self._own_vote(record))
         vote = self._own_vote(record)
+        self._add_vote(context.index, vote)
         context.broadcast(vote)
         self._certify(record)
         self._prune()
@@ -120,8 +120,8 @@ class Models:
     # votes
 
     def receive_vote(self, replica: int, message: ModelVote) -> None:
-        known = self._votes.get(message.version, {})
-        if replica in known:
+        known = self._votes.get(message.version, {}).get(replica)
+        if known == message:
             return
         if not self.context.verify_replica(replica, ModelVote.KIND, message.body(), message.signature):
             self.context.notify("bad_signature", "warning", replica=replica, message=ModelVote.KIND)
@@ -132,7 +132,9 @@ class Models:
             self._certify(record)
 
     def _add_vote(self, replica: int, message: ModelVote) -> None:
-        self._votes.setdefault(message.version, {})[replica] = message
+        docket = self.context.docket
+        docket.suspect(docket.watch.model(replica, message))
+        self._votes.setdefault(message.version, {}).setdefault(replica, message)
         self._votes.move_to_end(message.version)
         while len(self._votes) > KEEP_VOTES:
             self._votes.popitem(last=False)

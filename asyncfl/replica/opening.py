@@ -109,6 +109,10 @@ class Opening:
         if not context.are_votes_valid(votes, Locked.KIND, group, context.parameters.quorum):
             context.notify("reveal_without_locks", "warning", replica=source, epoch=content.id.epoch)
             return None
+        docket = context.docket
+        for vote in votes:
+            if vote.replica != context.index:
+                docket.suspect(docket.watch.group(vote.replica, content, vote.signature, asks=False))
         if state is not None:
             raise LocalProtocolError(f"two groups with n-t locks under {content.id}")
         return self._insert(content, votes, source)
@@ -127,10 +131,13 @@ class Opening:
     def receive_sum(self, replica: int, message: ShareSum) -> None:
         state = self.groups.get(message.id)
         if state is not None:
-            if replica not in state.sums:
+            if state.sums.get(replica) != message.total:
                 self._add_sum(state, replica, message)
                 self._progress(state)
         elif message.id in self.context.ledger.by_id:
+            # Nobody needs it any more, but n-t answers on one polynomial convict whose is off it.
+            if self._is_signed(replica, message):
+                self._compare(replica, message)
             self.items.tell(replica, message.id)
         else:
             if len(self._early) >= MAX_EARLY_SUMS:
@@ -138,13 +145,19 @@ class Opening:
             self._early.setdefault(message.id, {})[replica] = message
 
     def _add_sum(self, state: OpenGroupState, replica: int, message: ShareSum) -> None:
-        context = self.context
-        if message.group != state.group or not context.verify_replica(
-            replica, ShareSum.KIND, message.body(), message.signature
-        ):
-            context.notify("bad_signature", "warning", replica=replica, message=ShareSum.KIND)
+        if message.group != state.group or not self._is_signed(replica, message):
+            self.context.notify("bad_signature", "warning", replica=replica, message=ShareSum.KIND)
             return
-        state.sums[replica] = message.total
+        state.sums.setdefault(replica, message.total)
+        self._compare(replica, message)
+
+    def _is_signed(self, replica: int, message: ShareSum) -> bool:
+        return self.context.verify_replica(replica, ShareSum.KIND, message.body(), message.signature)
+
+    def _compare(self, replica: int, message: ShareSum) -> None:
+        docket = self.context.docket
+        docket.suspect(docket.watch.answer(replica, message.group, message.total, message.signature))
+        docket.compare(message.group)
 
     def _own_sum(self, state: OpenGroupState) -> ShareSum | None:
         total = state.sums.get(self.context.index)
@@ -175,7 +188,7 @@ class Opening:
         if state.claimed is not None or enough:
             job = OpenGroup(
                 [record.manifest.core.upload for record in records],
-                dict(state.sums), state.claimed, self.context.federation,
+                dict(state.sums), state.claimed, self.context.docket.liars, self.context.federation,
             )  # fmt: skip
             if self.context.compute((OPEN, state.group), job):
                 state.trying = len(state.sums) if state.claimed is None else 0
@@ -189,6 +202,7 @@ class Opening:
         own = self._own_sum(state)
         if own is not None:
             self.context.broadcast(own)
+            self._compare(self.context.index, own)
         self._progress(state)
 
     def _collect(self, state: OpenGroupState) -> list[UploadRecord] | None:
@@ -215,9 +229,7 @@ class Opening:
         state = self._by_group(group)
         if state is None:
             return
-        context, content = self.context, state.content
-        if result.wrong:
-            context.notify("wrong_share_sums", "warning", replicas=result.wrong, epoch=content.id.epoch)
+        content = state.content
         item = Item(id=content.id, members=content.members, opened=result.blob)
         entry = Entry(content=content, votes=state.votes, secret=result.secret)
         self.items.add_opened(item, result.size, entry)

@@ -47,6 +47,7 @@ def describe(replica: Replica) -> dict[str, Any]:
         "silent": [client.hex() for client in silent_members(replica)[:MAX_SILENT]],
         "patience_s": context.inclusion.patience.seconds,
         "finished": replica.models.finished,
+        "evidence": context.docket.status(),
         "stall": explain_stall(replica),
     }
 

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from asyncfl import masking
 from asyncfl.durable import require_name
 from asyncfl.effects import Delete, Put, Table
-from asyncfl.errors import InvalidItem
+from asyncfl.errors import DealingError, InvalidItem
+from asyncfl.evidence import BadManifest, FalseProof, TwoUploads
 from asyncfl.groups import check_assignment
 from asyncfl.messages import (
     Expired,
@@ -28,7 +29,7 @@ from asyncfl.messages import (
     share_ok_body,
 )
 from asyncfl.replica.context import RESEND_SECONDS, Context
-from asyncfl.replica.jobs import VerifyUpload
+from asyncfl.replica.jobs import Dealt, VerifyUpload
 from asyncfl.wire import pack, unpack
 
 MAX_UNOPENED_PER_CLIENT = 24
@@ -77,6 +78,8 @@ class Uploads:
         self.accepted: dict[UploadKey, bytes] = {}
         self.changed: set[bytes] = set()
         """Uploads that were stored, vouched for or dropped since somebody last looked."""
+        self._first: dict[UploadKey, bytes] = {}
+        """Of the uploads of one (client, epoch) that are held, the first."""
         self._by_payload: dict[bytes, list[bytes]] = defaultdict(list)
         self._unopened: dict[bytes, int] = defaultdict(int)
         self._early: dict[bytes, dict[int, tuple[UploadKey, bytes]]] = {}
@@ -124,6 +127,7 @@ class Uploads:
         key = (core.client, core.epoch)
         record = self.records.get(digest)
         if record is None:
+            self._suspect_second(manifest, digest)
             if key in context.ledger.included:
                 self._answer_included(manifest, digest, source, carrier=carrier)
                 return
@@ -157,12 +161,28 @@ class Uploads:
                     f"the upload names roster {core.roster}; epoch {core.epoch} is roster {newest}'s"
                 )
         except InvalidItem as error:
+            context.docket.suspect((BadManifest(manifest=manifest),))
             self._refuse(source, manifest, str(error))
             return False
         return True
 
+    def _suspect_second(self, manifest: Manifest, digest: bytes) -> None:
+        """An upload other than the one that is held: an honest client never signs two for one epoch."""
+        core = manifest.core
+        other = self.records.get(self._first.get((core.client, core.epoch), digest))
+        if other is not None:
+            first, second = sorted((manifest, other.manifest), key=Manifest.digest)
+            self.context.docket.suspect((TwoUploads(first=first, second=second),))
+
+    def _is_refused(self, client: bytes) -> bool:
+        """Whether it is proven that this client deals badly: nothing of it is vouched for any more."""
+        return client in self.context.docket.convicted
+
     def _has_room(self, manifest: Manifest, digest: bytes, source: bytes) -> bool:
         context, core = self.context, manifest.core
+        if self._is_refused(core.client):
+            self._refuse(source, manifest, "there is proof that this client has dealt badly")
+            return False
         other = self.accepted.get((core.client, core.epoch))
         if other is not None and other != digest:
             self._refuse(source, manifest, f"another upload of epoch {core.epoch} was accepted before")
@@ -215,6 +235,7 @@ class Uploads:
     def _insert(self, record: UploadRecord) -> None:
         core = record.manifest.core
         self.records[record.digest] = record
+        self._first.setdefault(record.key, record.digest)
         self._by_payload[core.upload].append(record.digest)
         self._unopened[core.client] += 1
         for replica, (key, signature) in self._early.pop(record.digest, {}).items():
@@ -242,11 +263,13 @@ class Uploads:
                 )
                 self.context.compute((VERIFY, digest), job)
 
-    def verified(self, digest: bytes, share: bytes | None) -> None:
-        """The public part holds; `share` is this replica's share, or None when that one is bad."""
-        context, record = self.context, self.records.get(digest)
+    def verified(self, digest: bytes, dealt: Dealt) -> None:
+        """The public part holds."""
+        context, record, share = self.context, self.records.get(digest), dealt.share
         if record is None or record.stored:
             return
+        if dealt.evidence is not None:
+            context.docket.suspect((dealt.evidence,))
         record.stored, record.share, record.share_bad = True, share, share is None
         writes = [self._manifest_row(record), Put(Table.SHARES, digest, share or b"")]
         client, epoch = record.key
@@ -254,6 +277,7 @@ class Uploads:
         # One pulled for a lock may be of any epoch: a coordinator must not buy OKs for epochs nobody is at.
         timely = epoch <= front + context.parameters.window and epoch + KEEP_EPOCHS >= front
         timely = timely and context.rosters.is_current(record.manifest.core.roster, epoch)
+        timely = timely and not self._is_refused(client)
         if share is not None and record.key not in self.accepted and timely:
             self.accepted[record.key] = digest
             writes.append(Put(Table.SEEN, seen_key(client, epoch), digest))
@@ -273,11 +297,14 @@ class Uploads:
             context.send(client, Stored(epoch=epoch, manifest=digest))
             self._relay(record)
 
-    def rejected(self, digest: bytes, reason: str) -> None:
+    def rejected(self, digest: bytes, error: InvalidItem) -> None:
         """The public part does not hold: nobody can count this upload."""
         record = self.records.get(digest)
         if record is not None and not record.stored:
-            self._refuse(record.manifest.core.client, record.manifest, reason)
+            if isinstance(error, DealingError):
+                proof = FalseProof(manifest=record.manifest, checks=error.shown)
+                self.context.docket.suspect((proof,))
+            self._refuse(record.manifest.core.client, record.manifest, str(error))
             self.drop(digest)
 
     def _sign(self, kind: str, record: UploadRecord) -> bytes:
@@ -314,10 +341,15 @@ class Uploads:
     def receive_verdict(self, replica: int, message: ShareOk | ShareBad) -> None:
         """SHARE_OK or SHARE_BAD of another replica; it may come before the upload itself."""
         record = self.records.get(message.manifest)
-        if record is not None and replica in record.answered:
+        answered = record is not None and replica in record.answered
+        if record is not None and answered and (replica in record.oks) == isinstance(message, ShareOk):
             return
         if not self.context.verify_replica(replica, message.KIND, message.body(), message.signature):
             self.context.notify("bad_signature", "warning", replica=replica, message=message.KIND)
+            return
+        docket = self.context.docket
+        docket.suspect(docket.watch.verdict(replica, message))
+        if answered:
             return
         if record is None:
             if isinstance(message, ShareOk) and (message.client, message.epoch) not in (
@@ -373,6 +405,8 @@ class Uploads:
         if record is None:
             return
         core = record.manifest.core
+        if self._first[record.key] == digest:
+            del self._first[record.key]
         self._unopened[core.client] -= 1
         if record.stored:
             self.context.persist(Delete(Table.MANIFESTS, digest), Delete(Table.SHARES, digest))

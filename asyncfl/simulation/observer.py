@@ -3,14 +3,14 @@
 S1  nothing but the sums of whole, disjoint, locked groups is opened, or can be computed from all that was given away
 S2  honest replicas with the same entries have the same model, bit for bit
 S3  an honest client trains only on a model that an honest replica computed
-S4  no promise leaves a node before what it rests on is on disk, and none is ever contradicted
+S4  no promise leaves a node before what it rests on is on disk, none is ever contradicted, and nobody honest is blamed
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -18,7 +18,9 @@ from asyncfl import masking
 from asyncfl.client.context import PENDING
 from asyncfl.client.jobs import TrainAndProtect
 from asyncfl.effects import Compute, Effect, Notify, Persist, Put, Send, SendBlob, Table
-from asyncfl.errors import AsyncflError
+from asyncfl.errors import AsyncflError, InvalidEvidence
+from asyncfl.evidence import decode_evidence, find_culprit
+from asyncfl.evidence import verify as verify_evidence
 from asyncfl.masking.protect import SALT_BYTES
 from asyncfl.messages import (
     Attest,
@@ -76,6 +78,8 @@ class Observer:
         """Every content that an honest replica wrote down as locked or revealed, by group digest."""
         self.answers: dict[bytes, set[int]] = defaultdict(set)
         """Points at which honest replicas gave sums of shares, by group digest."""
+        self.evidence: set[str] = set()
+        """Kinds of evidence that honest parties hold."""
         self._judged: set[bytes] = set()
         """Groups whose members were looked at."""
         self._totals: dict[tuple[bytes, int], bytes] = {}
@@ -108,13 +112,15 @@ class Observer:
             self.manifests[manifest.digest()] = manifest
         if node.key in self.malicious:
             return
+        if isinstance(effect, Persist):
+            self._check_evidence(node, effect)
+        elif isinstance(effect, Notify) and effect.event == "contradicted_itself":
+            self._fail("S4", node, f"its own signatures convict it: {effect.fields['kind']}")
         if node.key in self._replicas:
             if isinstance(effect, Persist):
                 self._note_contents(node, effect)
             elif isinstance(effect, Send):
                 self._on_replica_sends(node, effect.message)
-            elif isinstance(effect, Notify) and effect.event == "wrong_share_sums":
-                self._on_blame(node, effect.fields["replicas"])
         else:
             self._on_client(node, effect)
 
@@ -135,10 +141,21 @@ class Observer:
             return True
         return isinstance(error, AsyncflError)
 
-    def _on_blame(self, node: Node, blamed: Collection[int]) -> None:
-        keys = self.simulation.federation.replica_keys
-        if any(keys[index] not in self.malicious for index in blamed):
-            self._fail("S4", node, f"an honest replica is blamed for a wrong sum: one of {sorted(blamed)}")
+    def _check_evidence(self, node: Node, effect: Persist) -> None:
+        """Whatever an honest party holds convicts by itself, and nobody honest."""
+        for write in effect.writes:
+            if not isinstance(write, Put) or write.table is not Table.EVIDENCE:
+                continue
+            evidence = decode_evidence(write.value)
+            federation = replace(self.simulation.federation, rosters=tuple(self.simulation.rosters))
+            try:
+                verify_evidence(federation, evidence)
+            except InvalidEvidence as error:
+                self._fail("S4", node, f"holds evidence that proves nothing ({evidence.NAME}): {error}")
+                continue
+            if find_culprit(federation, evidence) not in self.malicious:
+                self._fail("S4", node, f"an honest party is blamed: {evidence.NAME}")
+            self.evidence.add(evidence.NAME)
 
     def _note_model(self, node: Node, version: bytes, model: bytes) -> None:
         """A model counts as an honest replica's from its row on: the vote may still find nobody to hear it."""

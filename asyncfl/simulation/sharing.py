@@ -7,7 +7,7 @@ run never sees what another code (a deliberate defect) has computed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 
@@ -26,7 +26,7 @@ class Shared:
 
     def __init__(self) -> None:
         self._verdicts: dict[tuple[Manifest, bytes], InvalidItem | None] = {}
-        self._secrets: dict[object, tuple[bytes, tuple[int, ...]]] = {}
+        self._secrets: dict[object, bytes] = {}
         self._sums: dict[tuple[tuple[bytes, ...], bytes], Tensor] = {}
 
     def prepare(self, job: Job) -> Job:
@@ -44,15 +44,22 @@ class Shared:
                 self._verdicts[key] = None
         verdict = self._verdicts[key]
         if verdict is not None:
-            raise InvalidItem(str(verdict))
+            raise verdict.with_traceback(None)
 
     def find_secret(
-        self, payloads: Iterable[Callable[[], bytes]], answers: Mapping[int, bytes], federation: Federation
-    ) -> tuple[bytes, tuple[int, ...]]:
+        self,
+        payloads: Iterable[Callable[[], bytes]],
+        answers: Mapping[int, bytes],
+        federation: Federation,
+        *,
+        distrusted: Collection[int] = (),
+    ) -> bytes:
         data = tuple(load() for load in payloads)
-        key = (data, tuple(sorted(answers.items())))
+        key = (data, tuple(sorted(answers.items())), tuple(sorted(distrusted)))
         if key not in self._secrets:
-            self._secrets[key] = masking.find_secret([partial(bytes, y) for y in data], answers, federation)
+            self._secrets[key] = masking.find_secret(
+                [partial(bytes, y) for y in data], answers, federation, distrusted=distrusted
+            )
         return self._secrets[key]
 
     def open_sum(self, payloads: Iterable[bytes], secret: bytes, federation: Federation) -> Tensor:

@@ -48,7 +48,7 @@ def opened_sum(federation: Federation, measured: Measured) -> torch.Tensor:
         )
         for number in range(MEMBERS)
     ]
-    secret, _ = masking.find_secret(loads(uploads), share_sums(federation, uploads), federation)
+    secret = masking.find_secret(loads(uploads), share_sums(federation, uploads), federation)
     return masking.open_sum((upload.payload for upload in uploads), secret, federation)
 
 
@@ -167,7 +167,7 @@ def test_extra_coordinates_that_need_a_block_of_their_own_are_checked_and_opened
     masking.check_manifest(upload.manifest, federation)
     masking.verify_public(upload.manifest, upload.payload, federation)
     assert len(upload.payload) == federation.parameters.upload_bytes(weights)
-    secret, _ = masking.find_secret(loads([upload]), share_sums(federation, [upload]), federation)
+    secret = masking.find_secret(loads([upload]), share_sums(federation, [upload]), federation)
     opened = masking.open_sum([upload.payload], secret, federation)
     assert opened.shape == (weights + 3,)
     told = row_statistics(1, sum_row([(opened, 1)], federation), federation)

@@ -27,7 +27,7 @@ from asyncfl.ring import (
     to_lanes,
     transform,
 )
-from asyncfl.ring.packing import to_bytes
+from asyncfl.ring.packing import packed_bytes, to_bytes
 from asyncfl.schedule import Schedule
 
 CONTEXT = masking.UploadContext(
@@ -148,7 +148,8 @@ class Dealer:
             payload_blocks=parameters.blocks(self.federation.dimension),
             client=self.identity.public,
             upload=content_digest(payload),
-            share_digests=tuple(share_digest(data) for data in salted),
+            check_digest=content_digest(payload[-packed_bytes(CHECK_BLOCKS, ring.degree) :]),
+            share_digests=tuple(share_digest(self.identity.public, data) for data in salted),
             boxes=tuple(boxes),
             **{name: getattr(CONTEXT, name) for name in CONTEXT.__dataclass_fields__},
         )

@@ -21,7 +21,9 @@ from asyncfl.masking.proof import (
 )
 from asyncfl.masking.protect import share_digest, sign_manifest
 from asyncfl.messages import Manifest, ManifestCore
+from asyncfl.parameters import CHECK_BLOCKS
 from asyncfl.ring import centre_, from_lanes, unpack
+from asyncfl.ring.packing import packed_bytes
 from tests.masking.builders import (
     CPU,
     Dealer,
@@ -57,6 +59,14 @@ def altered(core: ManifestCore, name: str) -> object:
     if isinstance(value, bytes):
         return value[:-1] + bytes([value[-1] ^ 1])
     return (value[0][:-1] + bytes([value[0][-1] ^ 1]), *value[1:])
+
+
+def resigned_for(payload: bytes) -> Manifest:
+    """The honest manifest, with the digests of another payload."""
+    checks = payload[-packed_bytes(CHECK_BLOCKS, 64) :]
+    return resigned(
+        HONEST.manifest, CLIENT, upload=content_digest(payload), check_digest=content_digest(checks)
+    )
 
 
 def test_honest_uploads_pass() -> None:
@@ -117,7 +127,7 @@ def test_every_byte_of_y_is_bound(position: int) -> None:
     payload[position] ^= 1
     with pytest.raises(InvalidItem, match="digest"):
         masking.verify_public(HONEST.manifest, bytes(payload), FEDERATION)
-    manifest = resigned(HONEST.manifest, CLIENT, upload=content_digest(bytes(payload)))
+    manifest = resigned_for(bytes(payload))
     with pytest.raises(InvalidItem):
         masking.verify_public(manifest, bytes(payload), FEDERATION)
 
@@ -132,7 +142,7 @@ def test_an_upload_of_another_length_is_refused(size: int) -> None:
 def test_a_coefficient_from_q_on_anywhere_in_y_is_refused() -> None:
     for start in (0, 184, len(HONEST.payload) - 184):
         payload = HONEST.payload[:start] + b"\xff" * 184 + HONEST.payload[start + 184 :]
-        manifest = resigned(HONEST.manifest, CLIENT, upload=content_digest(payload))
+        manifest = resigned_for(payload)
         with pytest.raises(InvalidItem, match="not below the modulus"):
             masking.verify_public(manifest, payload, FEDERATION)
 
@@ -259,8 +269,8 @@ def test_the_largest_spike_that_passes_cannot_break_the_opening() -> None:
     assert height < 16384 // 4
     group = [upload, *protect_members(FEDERATION, 2)]
     answers = share_sums(FEDERATION, group)
-    secret, agreeing = masking.find_secret(loads(group), answers, FEDERATION)
-    assert agreeing == (0, 1, 2, 3)
+    secret = masking.find_secret(loads(group), answers, FEDERATION)
+    assert masking.find_wrong(answers, FEDERATION) == ((0, 1, 2, 3), ())
     masking.open_sum((one.payload for one in group), secret, FEDERATION)
 
 
@@ -307,7 +317,8 @@ def test_projections_are_computed_as_published() -> None:
     assert torch.equal(project(rho, images, Q)[:, 0].to(torch.int64) % Q, expected)
 
 
-def test_share_digests_separate_salt_and_share() -> None:
-    salted = bytes(range(200))
-    assert share_digest(salted) != share_digest(salted[1:] + salted[:1])
-    assert share_digest(salted) == share_digest(bytes(salted))
+def test_share_digests_separate_dealer_salt_and_share() -> None:
+    salted, dealer, other = bytes(range(200)), bytes(32), bytes([1]) * 32
+    assert share_digest(dealer, salted) != share_digest(dealer, salted[1:] + salted[:1])
+    assert share_digest(dealer, salted) != share_digest(other, salted)
+    assert share_digest(dealer, salted) == share_digest(dealer, bytes(salted))

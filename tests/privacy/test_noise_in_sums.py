@@ -59,7 +59,7 @@ def opened_noise(federation: Federation, updates: list[torch.Tensor]) -> npt.NDA
         masking.protect(update, CONTEXT, client_identity(number), federation)
         for number, update in enumerate(updates)
     ]
-    secret, _ = masking.find_secret(loads(uploads), share_sums(federation, uploads), federation)
+    secret = masking.find_secret(loads(uploads), share_sums(federation, uploads), federation)
     opened = masking.open_sum((upload.payload for upload in uploads), secret, federation)
     plain = sum(quantise(update, federation.segments, DIMENSION) for update in updates)
     return (opened - plain).numpy().astype(np.int64)

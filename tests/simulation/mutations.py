@@ -149,7 +149,7 @@ MUTATIONS = [
                                                            Crash("replica-1", 3.0, 40.0))), seeds=6,
     ),
     Mutation(
-        "client-twice-in-group", "each client once in a group", "asyncfl.groups:check_group",
+        "client-twice-in-group", "each client once in a group", "asyncfl.groups:check_members",
         "if len({client for client, _ in order}) != len(order):", "if False:", S1, by_replica("member-twice"),
     ),
     Mutation(
@@ -183,18 +183,18 @@ MUTATIONS = [
     ),
     # dealing
     Mutation(
-        "proof-unchecked", "check-block errors within six sigma", "asyncfl.masking.verify:verify_public",
+        "proof-unchecked", "check-block errors within six sigma", "asyncfl.masking.verify:verify_check_blocks",
         "if not error_within_bound(", "if False and not error_within_bound(", STALL | S4,
         by_clients("spiked-check-block"),
     ),
     Mutation(
-        "polynomial-unchecked", "a share lies on the published projections", "asyncfl.masking.verify:open_share",
+        "polynomial-unchecked", "a share lies on the published projections", "asyncfl.masking.verify:_check_share",
         "if bool((difference % ring.modulus).any()):", "if False:", STALL | S4, by_clients("off-the-polynomial"),
     ),
     Mutation(
         "payload-not-in-core", "the projections are drawn from all of y",
         "asyncfl.messages.uploads:ManifestCore.digest",
-        "self.encode()", 'self.model_copy(update={"upload": bytes(32)}).encode()', STALL | S4,
+        "self.encode()", 'self.model_copy(update={"upload": b"", "check_digest": b""}).encode()', STALL | S4,
         by_clients("errors-after-the-proof"),
     ),
     Mutation(
