@@ -84,8 +84,8 @@ class Docket:
         """What is being verified, by digest, and who showed it (None: found here)."""
         self._asked: dict[bytes, tuple[bytes, float]] = {}
         """Whom evidence against a culprit was asked of, and when."""
-        self._answered: dict[bytes, float] = {}
-        """When each peer was last shown evidence."""
+        self._shown: dict[bytes, tuple[float, int]] = {}
+        """To each peer: since when, and how many pieces of evidence were shown."""
         self._holding: dict[bytes, Set[bytes]] = {}
         """Whom each peer was last heard to hold evidence against."""
         self._deaf: set[bytes] = set()
@@ -249,16 +249,17 @@ class Docket:
         return asked is None or around.now >= asked[1] + REQUEST_SECONDS
 
     def receive_request(self, peer: bytes, message: EvidenceRequest) -> None:
-        """Show one piece against each culprit, to the same peer at most once a second."""
-        around = self.around
-        if around.now < self._answered.get(peer, float("-inf")) + REQUEST_SECONDS:
-            return
-        self._answered[peer] = around.now
-        concerns = self._concerns(peer)
+        """Show one piece against each culprit, to the same peer at most 16 a second."""
+        around, concerns = self.around, self._concerns(peer)
+        since, count = self._shown.get(peer, (around.now, 0))
+        if around.now >= since + REQUEST_SECONDS:
+            since, count = around.now, 0
         for culprit in message.culprits:
-            if culprit in concerns:
+            if culprit in concerns and count < CULPRITS_AT_ONCE:
+                count += 1
                 name = min(self.by_culprit[culprit].values())
                 around.send(peer, Exhibit(evidence=self.held[name].encoded))
+        self._shown[peer] = (since, count)
 
     def receive_exhibit(self, peer: bytes, message: Exhibit) -> None:
         """A piece of evidence that was asked for."""

@@ -93,7 +93,9 @@ def _require_others(federation: Federation, replicas: Sequence[int], culprit: in
     quorum = federation.parameters.quorum
     _require(list(replicas) == sorted(set(replicas)), "those who agree are not distinct and in order")
     _require(culprit not in replicas, "the culprit is among those who agree")
-    _require(len(replicas) >= quorum, f"{len(replicas)} replicas agree, {quorum} are needed to convict another")
+    _require(
+        len(replicas) >= quorum, f"{len(replicas)} replicas agree, {quorum} are needed to convict another"
+    )
 
 
 def _require_votes(

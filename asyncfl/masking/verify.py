@@ -76,6 +76,7 @@ def verify_public(manifest: Manifest, payload: bytes, federation: Federation) ->
         unpack(view[start : min(start + step, len(view) - check)], ring.degree, ring.modulus, CPU)
     verify_check_blocks(manifest, payload[-check:], federation)
 
+
 @torch.inference_mode()
 def verify_check_blocks(manifest: Manifest, checks: bytes, federation: Federation) -> None:
     """The part of the public proof that needs the packed check blocks `checks` alone, and a checked manifest.
@@ -115,7 +116,7 @@ def verify_share(manifest: Manifest, index: int, salted: bytes, federation: Fede
     Raises `InvalidItem` when it is not what the manifest commits to, `DealingError` when it is and is no share: then
     the dealer knew what it committed to, and nothing is lost by showing it.
     """
-    core, ring = manifest.core, federation.parameters.ring
+    core = manifest.core
     if share_digest(core.client, salted) != core.share_digests[index]:
         raise InvalidItem(f"share of replica {index}: not what the manifest commits to")
     try:

@@ -240,7 +240,10 @@ class Locks:
             for replica, signature in zip(lock.supporters, signatures, strict=True):
                 if replica != self.context.index and (record is None or replica not in record.oks):
                     ok = ShareOk(
-                        client=member.client, epoch=member.epoch, manifest=member.manifest, signature=signature
+                        client=member.client,
+                        epoch=member.epoch,
+                        manifest=member.manifest,
+                        signature=signature,
                     )
                     docket.suspect(docket.watch.verdict(replica, ok))
 
