@@ -141,7 +141,7 @@ def test_a_crash_between_the_last_lock_and_the_reveal_loses_no_group() -> None:
 def test_a_coordinator_buys_no_vouchers_for_epochs_that_nobody_is_at() -> None:
     """Replicas pull whatever a LOCK names; they must not vouch for it where they would not have stored it."""
     simulation = make_simulation(last_epoch=3)
-    observer, network = Observer(simulation), simulation.network
+    observer, network = Observer(simulation, honest={1, 2, 3}), simulation.network
     liar, target = simulation.replica_ids[0], network.nodes[simulation.replica_key(1)]
     deployment = simulation.federation.digest
     assignment = Assignment(simulation.federation)

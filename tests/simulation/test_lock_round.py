@@ -25,6 +25,7 @@ from asyncfl.messages import (
 from asyncfl.replica import Replica
 from asyncfl.replica.coordination import Coordination
 from asyncfl.replica.items import Items
+from asyncfl.replica.jobs import Dealt
 from asyncfl.replica.locks import LockTable
 from asyncfl.replica.uploads import UploadRecord
 from asyncfl.simulation import Simulation
@@ -255,9 +256,9 @@ def test_share_bad_does_not_wedge_an_honest_coordinator(monkeypatch: pytest.Monk
 
     honest = module.VerifyUpload
 
-    def run(self: object, blobs: object) -> bytes | None:
-        share = honest.run(self, blobs)  # type: ignore[arg-type]
-        return None if self.index == 3 else share  # type: ignore[attr-defined]
+    def run(self: object, blobs: object) -> Dealt:
+        dealt = honest.run(self, blobs)  # type: ignore[arg-type]
+        return Dealt(None) if self.index == 3 else dealt  # type: ignore[attr-defined]
 
     class Doubting(honest):  # type: ignore[misc, valid-type]
         pass
