@@ -62,10 +62,10 @@ class Context:
         self.connected: set[bytes] = set()
         self.effects: list[Effect] = []
         self.docket = Docket(self)
-        self.docket.load(durable.get(Table.EVIDENCE, {}))
         self._computing: set[tuple[Any, ...]] = set()
         meta = durable.get(Table.META, {})
         with explaining_rows():
+            self.docket.load(durable.get(Table.EVIDENCE, {}))
             self.epoch = max(1, _integer(meta.get(EPOCH), joined.start_epoch))
             self.seen_entries = _integer(meta.get(SEEN_ENTRIES), 0)
             self.uploaded = _integer(meta.get(UPLOADED), 0)

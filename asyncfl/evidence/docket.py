@@ -16,6 +16,7 @@ from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, replace
 from typing import Any, Final, Protocol
 
+from asyncfl.durable import require_name
 from asyncfl.effects import Job, Put, Table
 from asyncfl.errors import InvalidItem, MalformedMessage
 from asyncfl.evidence.jobs import CompareSums, Judge, Judgement
@@ -106,6 +107,7 @@ class Docket:
     def load(self, rows: Mapping[bytes, bytes]) -> None:
         """What was on disk: it was verified before it was written."""
         for name, encoded in sorted(rows.items()):
+            require_name(name, evidence_digest(encoded))
             evidence = decode_evidence(encoded)
             self._enter(name, Held(evidence, find_culprit(self._federation(), evidence), encoded))
 

@@ -121,9 +121,9 @@ class OpenGroup:
     payloads: Sequence[bytes]
     answers: Mapping[int, bytes]
     secret: bytes | None
-    distrusted: Collection[int]
-    """Replicas whose answers are tried last."""
     federation: Federation
+    distrusted: Collection[int] = ()
+    """Replicas whose answers are tried last."""
     masking: Masking = masking
 
     def run(self, blobs: Blobs) -> Opened:

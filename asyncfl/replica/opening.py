@@ -188,7 +188,7 @@ class Opening:
         if state.claimed is not None or enough:
             job = OpenGroup(
                 [record.manifest.core.upload for record in records],
-                dict(state.sums), state.claimed, self.context.docket.liars, self.context.federation,
+                dict(state.sums), state.claimed, self.context.federation, self.context.docket.liars,
             )  # fmt: skip
             if self.context.compute((OPEN, state.group), job):
                 state.trying = len(state.sums) if state.claimed is None else 0

@@ -165,7 +165,7 @@ def seed_answers() -> list[bytes]:
     shares = [
         masking.open_share(manifest, j, identity, federation) for j, identity in enumerate(made.replicas)
     ]
-    secret, _ = masking.find_secret([lambda: made.payload], dict(enumerate(shares)), federation)
+    secret = masking.find_secret([lambda: made.payload], dict(enumerate(shares)), federation)
     return [pack((*shares, last)) for last in (b"", secret)]
 
 
