@@ -49,7 +49,7 @@ def wait_for_status(
     files: DeploymentDirectory, name: str, process: subprocess.Popen[str]
 ) -> dict[str, object]:
     path = files.status_file(name)
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 90
     while time.monotonic() < deadline:
         assert process.poll() is None, process.communicate()[1]
         if path.exists() and (status := json.loads(path.read_text()))["pid"] == process.pid:
@@ -60,7 +60,7 @@ def wait_for_status(
 
 
 def error_of(process: subprocess.Popen[str]) -> str:
-    return process.communicate(timeout=30)[1]
+    return process.communicate(timeout=90)[1]
 
 
 def test_nodes_stop_as_asked_and_their_state_says_so(files: DeploymentDirectory, start: Start) -> None:
