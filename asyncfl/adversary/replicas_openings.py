@@ -23,6 +23,7 @@ from asyncfl.messages import (
     Pull,
     ShareSum,
     Vote,
+    attest_body,
 )
 from asyncfl.ring import pack, unpack
 from asyncfl.ring.packing import to_bytes
@@ -171,7 +172,7 @@ class InventedItems(Inventing):
         self._told = 0.0
 
     def votes(self, item: Item) -> Sequence[Vote]:
-        signed = self.me.coven.sign_all(Attest.KIND, item.digest())
+        signed = self.me.coven.sign_all(Attest.KIND, attest_body(item.id, item.digest()))
         return tuple(Vote(replica=j, signature=signed[j]) for j in sorted(signed))
 
     def acts(self) -> None:

@@ -176,10 +176,12 @@ MUTATIONS = [
         also=(("asyncfl.masking.opening:open_sum", "> members * OPENING_BOUND", "> ring.modulus"),),
     ),
     Mutation(
-        "blame-by-few", "a wrong sum is proven by n-t answers on one polynomial", REPLICA + "jobs:OpenGroup.run",
-        "len(agreeing) >= self.federation.parameters.quorum", "True", S4,
+        "blame-by-few", "a wrong sum is proven by n-t answers on one polynomial",
+        "asyncfl.masking.agreement:find_wrong",
+        "if len(agreeing) >= parameters.quorum:", "if len(agreeing) >= parameters.threshold:", S4,
         lambda seed: Scenario(seed, 7, 2, 14, epochs=2, attacks=(
             Attack("replica-0", "frame-up"), Attack("replica-1", "frame-up"))), seeds=6,
+        also=(("asyncfl.evidence.verify:_require_others", "len(replicas) >= quorum", "len(replicas) >= 3"),),
     ),
     # dealing
     Mutation(
