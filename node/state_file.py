@@ -267,6 +267,9 @@ def _inspect(path: Path, owner: bytes) -> None:
                 f"{path}: written by asyncfl {writer} (schema {found}); this is asyncfl {version('asyncfl')} "
                 f"(schema {SCHEMA_VERSION}). Run asyncfl {writer} or newer. Nothing was changed"
             )
+        if found < 1:
+            # A file under its final name has had a schema from the start.
+            raise damaged(path, f"its schema is number {found}")
         if about.get("owner") != owner:
             raise StorageError(
                 f"{path}: the state of another node or deployment; every node keeps its own state directory, "

@@ -183,6 +183,15 @@ async def test_a_newer_schema_is_refused_with_the_version_that_is_needed(path: P
     assert path.read_bytes() == before
 
 
+@pytest.mark.parametrize("number", [0, -(2**31)])
+async def test_a_schema_that_never_was_is_damage(path: Path, number: int) -> None:
+    await filled(path)
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute(f"PRAGMA user_version = {number}")
+    with pytest.raises(StorageError, match=f"damaged.*schema is number {number}"):
+        await content(path)
+
+
 async def test_another_nodes_file_is_refused(path: Path) -> None:
     await filled(path)
     before = path.read_bytes()

@@ -89,6 +89,16 @@ def test_leftovers_are_cleaned_at_start_and_complete_blobs_stay(store: BlobStore
     assert again.read(digest) == b"x"
 
 
+def test_what_somebody_else_put_among_the_blobs_is_left_alone(store: BlobStore) -> None:
+    digest = store.write(b"x")
+    strange = store.path(digest).parent / ".DS_Store"
+    strange.write_bytes(b"")
+    (store.root / "ab").mkdir(exist_ok=True)
+    (store.root / "ab" / "notes.txt").write_bytes(b"")
+    assert list(store.digests()) == [digest]
+    assert strange.exists()
+
+
 def test_a_process_killed_while_writing_leaves_a_complete_blob_or_none(tmp_path: Path) -> None:
     program = (
         "import sys\nfrom node.blobs import BlobStore\n"
