@@ -11,7 +11,6 @@ from asyncfl.adversary.clients_dealing import CLIENT, Dealer
 from asyncfl.adversary.dealing import Dealing, Doubled
 from asyncfl.client.jobs import TrainAndProtect
 from asyncfl.effects import Compute, Effect, SendBlob
-from asyncfl.masking.protect import sign_manifest
 from asyncfl.messages import (
     Leave,
     Manifest,
@@ -48,13 +47,15 @@ class ReadyForEver(Behaviour):
 class FeignedSlowness(Behaviour):
     """Nothing is slower than who delays what it says by a little less than six times the least patience."""
 
+    SECONDS = 5.5
+
     def __init__(self, me: Insider) -> None:
         super().__init__(me)
         self._held: list[tuple[float, bytes, Message]] = []
 
     def says(self, peer: bytes, message: Message) -> Iterable[Message]:
         if isinstance(message, Upload):
-            self._held.append((self.now + 5.5, peer, message))
+            self._held.append((self.now + self.SECONDS, peer, message))
             return ()
         return (message,)
 
@@ -64,9 +65,20 @@ class FeignedSlowness(Behaviour):
 
 
 @attacker(
+    "minutes-late", CLIENT,
+    tries="takes TASKs, and sends each upload a minute late",
+    rule="overdue clients are left out, and who stays at the front for 6 patience is ignored (section 5)",
+    without=("nobody-is-overdue",),
+)  # fmt: skip
+class MinutesLate(FeignedSlowness):
+    SECONDS = 60.0
+
+
+@attacker(
     "upload-and-vanish", CLIENT,
     tries="announces uploads and never sends their bytes",
     rule="nothing is vouched for before it is verified and on disk (section 4, step 3)",
+    without=("nobody-is-overdue",),
 )  # fmt: skip
 class UploadAndVanish(Behaviour):
     def does(self, effect: Effect) -> Iterable[Effect]:
@@ -77,6 +89,7 @@ class UploadAndVanish(Behaviour):
     "half-uploads", CLIENT,
     tries="sends every manifest to everybody, and its bytes to one replica in two only",
     rule="replicas pull what they lack from each other (section 4, steps 3 and 5)",
+    without=("bytes-from-the-client-alone",),
 )  # fmt: skip
 class HalfUploads(Behaviour):
     def says(self, peer: bytes, message: Message) -> Iterable[Message]:
@@ -94,14 +107,15 @@ class HalfUploads(Behaviour):
 
 @attacker(
     "runs-ahead", CLIENT,
-    tries="claims epochs far beyond the front",
+    tries="moves itself to epochs far beyond the front, whose cells it has looked up",
     rule="TASKs and uploads only up to front + window (section 4, step 3; section 5)",
+    without=("beyond-the-window",),
 )  # fmt: skip
 class RunsAhead(Behaviour):
-    def says(self, peer: bytes, message: Message) -> Iterable[Message]:
-        if isinstance(message, Ready):
-            return (message.model_copy(update={"epoch": message.epoch + 1000}),)
-        return (message,)
+    def __init__(self, me: Insider) -> None:
+        super().__init__(me)
+        me.machine.context.epoch += 1000
+        me.machine.last_epoch = None
 
 
 @attacker(
@@ -111,19 +125,22 @@ class RunsAhead(Behaviour):
     without=("two-uploads-vouched",),
 )  # fmt: skip
 class TwoUploads(Behaviour):
+    ELSEWHERE = 0
+    """How far down the line the second one's coordinator is."""
+
     def __init__(self, me: Insider) -> None:
         super().__init__(me)
-        self._spare: dict[bytes, Manifest] = {}
+        self.spare: dict[bytes, Manifest] = {}
 
     def does(self, effect: Effect) -> Iterable[Effect]:
         if isinstance(effect, Compute) and isinstance(effect.job, TrainAndProtect):
-            return (Compute(effect.key, Doubled(effect.job, self._spare)),)
+            return (Compute(effect.key, Doubled(effect.job, self.spare, self.ELSEWHERE)),)
         return (effect,)
 
     def says(self, peer: bytes, message: Message) -> Iterable[Message]:
         if isinstance(message, Missing):
             return ()
-        if isinstance(message, Upload) and (other := self._spare.get(message.manifest.digest())):
+        if isinstance(message, Upload) and (other := self.spare.get(message.manifest.digest())):
             for index, replica in enumerate(self.me.federation.replica_keys):
                 both = (message, Upload(manifest=other))
                 for upload in both if index % 2 else both[::-1]:
@@ -137,9 +154,26 @@ class TwoUploads(Behaviour):
             return ()
         if isinstance(message, Stored):
             # What it hears of the one stands for the other: on to the next epoch.
-            known = next((a for a, b in self._spare.items() if b.digest() == message.manifest), None)
+            known = next((a for a, b in self.spare.items() if b.digest() == message.manifest), None)
             return (message if known is None else message.model_copy(update={"manifest": known}),)
         return (message,)
+
+
+@attacker(
+    "two-coordinators", CLIENT,
+    tries="makes two uploads for one epoch, each naming another coordinator, and brings each to its own",
+    rule="a replica vouches for one upload of a (client, epoch), which is locked once (section 4, steps 3 and 5)",
+    without=("two-uploads-vouched",),
+)  # fmt: skip
+class TwoCoordinators(TwoUploads):
+    ELSEWHERE = 1
+
+    def says(self, peer: bytes, message: Message) -> Iterable[Message]:
+        if isinstance(message, Upload) and (other := self.spare.get(message.manifest.digest())):
+            keys = self.me.federation.replica_keys
+            self.send(keys[other.core.coordinator], Upload(manifest=other))
+            return (message,) if peer == keys[message.manifest.core.coordinator] else ()
+        return super().says(peer, message)
 
 
 @attacker(
@@ -158,26 +192,34 @@ class BrokenSignature(Behaviour):
 
 @attacker(
     "flood-of-uploads", CLIENT,
-    tries="sends every upload to everybody ten times, and READY without pause",
-    rule="at most 24 unopened uploads of one client; what is known is answered from memory (section 4, step 3)",
+    tries="sends every upload to everybody again and again, and asks for its TASK again in between",
+    rule="what is known is answered from memory, and measured once for each client and epoch (section 5)",
+    without=("every-repetition-measured",),
 )  # fmt: skip
 class FloodOfUploads(Behaviour):
+    def __init__(self, me: Insider) -> None:
+        super().__init__(me)
+        self._last: Manifest | None = None
+
     def says(self, peer: bytes, message: Message) -> Iterable[Message]:
+        if isinstance(message, Upload):
+            self._last = message.manifest
         return (message,) * 10
 
     def acts(self) -> None:
-        machine = self.me.machine
-        ready = Ready(epoch=machine.epoch, coordinator=0, roster=0, uploaded=0, wants_task=True)
-        for peer in self.me.federation.replica_keys:
-            self.send(peer, ready)
-            if machine.context.upload is not None:
-                self.send(peer, Upload(manifest=machine.context.upload))
+        upload = self._last
+        epoch = self.me.machine.epoch if upload is None else upload.core.epoch
+        for index, peer in enumerate(self.me.federation.replica_keys):
+            self.send(peer, Ready(epoch=epoch, coordinator=index, roster=0, uploaded=0, wants_task=True))
+            if upload is not None:
+                self.send(peer, Upload(manifest=upload))
 
 
 @attacker(
     "forged-leave", CLIENT,
     tries="replays and forges LEAVEs, in its own and others' names",
     rule="a LEAVE is signed, and speaks for the channel it comes from alone (sections 5 and 7)",
+    without=("leaves-unsigned",),
 )  # fmt: skip
 class ForgedLeave(Behaviour):
     def acts(self) -> None:
@@ -208,6 +250,7 @@ class AsksEverybody(Behaviour):
     "claims-to-have-uploaded", CLIENT,
     tries="names an upload that was never made, so that its next TASK waits for it",
     rule="a coordinator waits two patience for a previous upload, no longer (section 5)",
+    without=("claims-awaited-for-ever",),
 )  # fmt: skip
 class ClaimsToHaveUploaded(Behaviour):
     def says(self, peer: bytes, message: Message) -> Iterable[Message]:
@@ -252,9 +295,24 @@ class WrongEpoch(Misplaced):
 
 
 @attacker(
+    "forged-uploads", CLIENT,
+    tries="makes uploads in the name of another client, so that this one's own are refused, or its cell is filled",
+    rule="an upload is taken from its own client's channel, or under its signature (section 3)",
+    without=("uploads-in-any-name",),
+)  # fmt: skip
+class ForgedUploads(Misplaced):
+    def changes(self, manifest: Manifest) -> Mapping[str, Any]:
+        context, coven = self.me.machine.context, self.me.coven
+        victim = next(key for key in context.roster.members if key not in coven.identities)
+        cell = context.assignment.cell_of(victim, context.roster, manifest.core.epoch)
+        return {"client": victim, "cell": cell}
+
+
+@attacker(
     "wrong-roster", CLIENT,
     tries="names a roster that the operator never signed",
     rule=ASSIGNED,
+    without=("any-roster-digest",),
 )  # fmt: skip
 class WrongRoster(Misplaced):
     def changes(self, manifest: Manifest) -> Mapping[str, Any]:
@@ -276,19 +334,26 @@ class WrongCoordinator(Misplaced):
     CLIENT,
     tries="names a coordinator that does not exist",
     rule=ASSIGNED,
-)
-class OfNoReplica(Behaviour):
+    without=("any-coordinator",),
+)  # fmt: skip
+class OfNoReplica(Dealer):
+    def __init__(self, me: Insider) -> None:
+        super().__init__(me)
+        self._named: Manifest | None = None
+
+    def tamper(self, dealing: Dealing) -> tuple[Manifest, bytes]:
+        self._named, _ = dealing.rebuild(coordinator=15)
+        return dealing.manifest, dealing.payload
+
     def says(self, peer: bytes, message: Message) -> Iterable[Message]:
-        if isinstance(message, Upload):
-            core = message.manifest.core.model_copy(update={"coordinator": 15})
-            message = Upload(manifest=sign_manifest(core, message.manifest.projections, self.me.identity))
-        return (message,)
+        return (Upload(manifest=self._named),) if isinstance(message, Upload) and self._named else (message,)
 
 
 @attacker(
     "another-deployment", CLIENT,
     tries="sends uploads made for another deployment",
     rule="the deployment's digest is in the core and in every signature (sections 3 and 8)",
+    without=("other-deployments-taken",),
 )  # fmt: skip
 class AnotherDeployment(Misplaced):
     def changes(self, manifest: Manifest) -> Mapping[str, Any]:

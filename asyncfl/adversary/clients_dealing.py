@@ -7,13 +7,14 @@ from collections.abc import Iterable
 
 import torch
 
-from asyncfl.adversary.behaviour import Behaviour, Role, attacker
+from asyncfl.adversary.behaviour import Behaviour, Insider, Role, attacker
 from asyncfl.adversary.dealing import Dealing, Tampered, kernel_vector
 from asyncfl.client.jobs import TrainAndProtect
+from asyncfl.digest import digest
 from asyncfl.effects import Compute, Effect
 from asyncfl.masking.proof import check_products, project, projection_matrix
 from asyncfl.masking.protect import SALT_BYTES
-from asyncfl.messages import Manifest
+from asyncfl.messages import Manifest, Message, Upload
 from asyncfl.ring.packing import packed_bytes
 
 CLIENT: Role = "client"
@@ -38,6 +39,7 @@ class Dealer(Behaviour, ABC):
     "misdeals-one", CLIENT,
     tries="seals another share for one replica than it committed to",
     rule=SHARES,
+    without=("all-must-answer",),
 )  # fmt: skip
 class MisdealsOne(Dealer):
     def tamper(self, dealing: Dealing) -> tuple[Manifest, bytes]:
@@ -56,10 +58,38 @@ class MisdealsOne(Dealer):
     "misdeals-many", CLIENT,
     tries="seals other shares than it committed to for all replicas but one",
     rule=SHARES,
+    without=("bad-shares-vouched",),
 )  # fmt: skip
 class MisdealsMany(MisdealsOne):
     def tamper(self, dealing: Dealing) -> tuple[Manifest, bytes]:
         return dealing.rebuild(boxes=self.boxes(dealing, len(dealing.salted) - 1))
+
+
+@attacker(
+    "hoard-of-uploads", CLIENT,
+    tries="sends thirty uploads of every epoch, of which none can be vouched for, to fill the replicas' disks",
+    rule="at most 24 unopened uploads of one client (section 4, step 3)",
+    without=("uploads-without-limit",),
+)  # fmt: skip
+class HoardOfUploads(MisdealsOne):
+    COUNT = 30
+
+    def __init__(self, me: Insider) -> None:
+        super().__init__(me)
+        self._hoard: list[Manifest] = []
+
+    def tamper(self, dealing: Dealing) -> tuple[Manifest, bytes]:
+        boxes = self.boxes(dealing, len(dealing.salted))
+        versions = (digest("hoard", bytes([k])) for k in range(self.COUNT))
+        self._hoard = [dealing.rebuild(boxes=boxes, base_version=version)[0] for version in versions]
+        return dealing.rebuild(boxes=boxes)
+
+    def says(self, peer: bytes, message: Message) -> Iterable[Message]:
+        if isinstance(message, Upload):
+            for replica in self.me.federation.replica_keys:
+                for manifest in self._hoard:
+                    self.send(replica, Upload(manifest=manifest))
+        return (message,)
 
 
 @attacker(
@@ -82,7 +112,7 @@ class OffThePolynomial(Dealer):
     "false-proof", CLIENT,
     tries="publishes random projections",
     rule=PROOF,
-    without=("proof-unchecked",),
+    without=("false-proofs-vouched",),
 )  # fmt: skip
 class FalseProof(Dealer):
     def tamper(self, dealing: Dealing) -> tuple[Manifest, bytes]:
@@ -165,6 +195,7 @@ class SharesAfterTheProof(ProofShopping):
     "far-beyond-the-clip", CLIENT,
     tries="adds half the modulus to coordinates of its payload",
     rule="every opened mean is clipped to what honest members could reach (section 6)",
+    without=("sums-unclipped",),
 )  # fmt: skip
 class FarBeyondTheClip(Dealer):
     def tamper(self, dealing: Dealing) -> tuple[Manifest, bytes]:
@@ -177,6 +208,7 @@ class FarBeyondTheClip(Dealer):
     "coefficients-from-q-on", CLIENT,
     tries="packs coefficients that are not below the modulus",
     rule="every coefficient of y is checked before anything is stored (section 3)",
+    without=("payload-not-scanned",),
 )  # fmt: skip
 class CoefficientsFromQOn(Dealer):
     def tamper(self, dealing: Dealing) -> tuple[Manifest, bytes]:
@@ -188,6 +220,7 @@ class CoefficientsFromQOn(Dealer):
     "short-payload", CLIENT,
     tries="leaves a block of its payload out",
     rule="a payload has exactly the bytes that the model asks for (section 3)",
+    without=("payload-of-any-length",),
 )  # fmt: skip
 class ShortPayload(Dealer):
     def tamper(self, dealing: Dealing) -> tuple[Manifest, bytes]:
@@ -198,6 +231,7 @@ class ShortPayload(Dealer):
     "short-boxes", CLIENT,
     tries="seals shares that are too short",
     rule=SHARES,
+    without=("boxes-of-any-length",),
 )  # fmt: skip
 class ShortBoxes(Dealer):
     def tamper(self, dealing: Dealing) -> tuple[Manifest, bytes]:

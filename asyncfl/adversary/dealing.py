@@ -138,14 +138,20 @@ class Tampered:
 
 @dataclass(frozen=True)
 class Doubled:
-    """`TrainAndProtect` twice: the second upload goes to `spare`, under the first one's digest."""
+    """`TrainAndProtect` twice: the second upload goes to `spare`, under the first one's digest.
+
+    It names the coordinator that is `elsewhere` further down the line.
+    """
 
     job: TrainAndProtect
     spare: dict[bytes, Manifest]
+    elsewhere: int = 0
 
     def run(self, blobs: Blobs) -> Trained:
-        first = self.job.run(blobs)
-        self.spare[first.manifest.digest()] = self.job.run(blobs).manifest
+        first, context = self.job.run(blobs), self.job.context
+        other = (context.coordinator + self.elsewhere) % self.job.federation.parameters.replicas
+        second = replace(self.job, context=replace(context, coordinator=other)).run(blobs)
+        self.spare[first.manifest.digest()] = second.manifest
         return first
 
 

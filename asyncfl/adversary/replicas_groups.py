@@ -82,7 +82,7 @@ class TwoGroupsOneId(Grouping):
 
 @attacker(
     "disjoint-groupings", "replica",
-    tries="cuts the same uploads into disjoint groups in two ways, shown to different replicas",
+    tries="cuts the same uploads into disjoint groups in two ways, each shown to half of the replicas first",
     rule=ONCE,
     without=("lock-rule-off", "uploads-locked-twice"),
 )  # fmt: skip
@@ -92,7 +92,7 @@ class DisjointGroupings(Grouping):
         least = min(self.me.federation.parameters.min_group, len(members))
         one = [self.content(lock, members[:least], 1), self.content(lock, members[least:] or members, 2)]
         other = [self.content(lock, members[-least:], 3), self.content(lock, members[:-least] or members, 4)]
-        return {j: (one, other)[j % 2] for j in range(self.me.federation.parameters.replicas)}
+        return self.to_all(*one, *other)
 
 
 @attacker(
@@ -202,6 +202,7 @@ class ForeignCell(Hoarding):
     "signs-conflicts", "replica",
     tries="signs locks of whatever anybody asks for, conflicting ones too",
     rule="two sets of n-t signers share an honest one (section 4, step 5)",
+    without=("one-lock-fewer",),
 )  # fmt: skip
 class SignsConflicts(Behaviour):
     def says(self, peer: bytes, message: Message) -> Iterable[Message]:

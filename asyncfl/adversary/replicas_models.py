@@ -101,6 +101,7 @@ class StaleModels(Inventing):
     "models-of-nothing", "replica",
     tries="gives TASKs for models that it never sends",
     rule="a client whose model does not come asks the next in line (section 4, step 1)",
+    without=("same-coordinator-again",),
 )  # fmt: skip
 class ModelsOfNothing(Inventing):
     def hears(self, peer: bytes, message: Message) -> Iterable[Message]:
@@ -115,6 +116,7 @@ class ModelsOfNothing(Inventing):
     "wild-settings", "replica",
     tries="asks clients to train at a huge learning rate for a single step",
     rule="a client trains with its own file's settings, bounded by those it is asked for (decision 19)",
+    without=("settings-taken",),
 )  # fmt: skip
 class WildSettings(Inventing):
     def says(self, peer: bytes, message: Message) -> Iterable[Message]:

@@ -81,7 +81,10 @@ class WrongSums(Answering):
         return bytes([message.total[0] ^ 1]) + message.total[1:]
 
 
-@attacker("constant-sums", "replica", tries="answers every REVEAL with the same sum", rule=SUBSETS)
+@attacker(
+    "constant-sums", "replica", tries="answers every REVEAL with the same sum", rule=SUBSETS,
+    without=("check-blocks-ignored",),
+)  # fmt: skip
 class ConstantSums(Answering):
     def total(self, peer: bytes, message: ShareSum) -> bytes:
         return bytes(len(message.total))
@@ -122,19 +125,19 @@ class FrameUp(Answering):
 
 
 @attacker(
-    "silent-answers",
-    "replica",
-    tries="answers no REVEAL",
+    "silent-answers", "replica",
+    tries="answers no REVEAL, and keeps to itself what it has opened",
     rule="n-2t answers open a group (section 4, step 7)",
-)
+    without=("all-must-answer",),
+)  # fmt: skip
 class SilentAnswers(Behaviour):
     def says(self, peer: bytes, message: Message) -> Iterable[Message]:
-        return () if isinstance(message, ShareSum) else (message,)
+        return () if isinstance(message, ShareSum | Entry | CertifiedItem | Attest) else (message,)
 
 
 @attacker(
     "altered-entries", "replica",
-    tries="sends ENTRYs with another sum of secrets than the right one",
+    tries="answers no REVEAL, and sends ENTRYs with another sum of secrets than the right one",
     rule=VERIFIED,
     without=("check-blocks-ignored",),
 )  # fmt: skip
@@ -143,13 +146,14 @@ class AlteredEntries(Behaviour):
         if isinstance(message, Entry):
             secret = bytes([message.secret[0] ^ 1]) + message.secret[1:]
             return (message.model_copy(update={"secret": secret}),)
-        return (message,)
+        return () if isinstance(message, ShareSum) else (message,)
 
 
 @attacker(
     "false-attestations", "replica",
     tries="attests other sums than those it has opened",
     rule=VERIFIED,
+    without=("attestations-by-id",),
 )  # fmt: skip
 class FalseAttestations(Behaviour):
     def says(self, peer: bytes, message: Message) -> Iterable[Message]:

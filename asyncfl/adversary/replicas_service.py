@@ -48,6 +48,7 @@ class Silent(Behaviour):
 @attacker(
     "slow", "replica", tries="holds everything that it says for three seconds",
     rule="n-t answers are enough; clients turn to the next in line",
+    without=("never-the-next-in-line",),
 )  # fmt: skip
 class Slow(Behaviour):
     def __init__(self, me: Insider) -> None:
@@ -70,22 +71,52 @@ class Slow(Behaviour):
 
 
 @attacker(
+    "crashing", "replica",
+    tries="is gone for four seconds out of every eight, and remembers nothing of what it was told meanwhile",
+    rule="n-t answers are enough; all requests are repeated; clients turn to the next in line",
+    without=("never-the-next-in-line",),
+)  # fmt: skip
+class Crashing(Behaviour):
+    SECONDS = 4.0
+
+    @property
+    def is_gone(self) -> bool:
+        return int(self.now // self.SECONDS) % 2 == 0
+
+    def hears(self, peer: bytes, message: Message) -> Iterable[Message]:
+        return () if self.is_gone else (message,)
+
+    def says(self, peer: bytes, message: Message) -> Iterable[Message]:
+        return () if self.is_gone else (message,)
+
+    def does(self, effect: Effect) -> Iterable[Effect]:
+        return () if self.is_gone and isinstance(effect, SendBlob) else (effect,)
+
+
+@attacker(
     "drop-updates", "replica",
     tries="stores uploads that clients send it, and neither relays nor groups them",
     rule=OWN_CELLS,
+    without=("previous-awaited-for-ever",),
 )  # fmt: skip
 class DropUpdates(Behaviour):
     def says(self, peer: bytes, message: Message) -> Iterable[Message]:
         return () if isinstance(message, Relay | Lock) else (message,)
 
 
-@attacker("never-locks", "replica", tries="relays uploads, and never groups them", rule=OWN_CELLS)
+@attacker(
+    "never-locks", "replica", tries="relays uploads, and never groups them", rule=OWN_CELLS,
+    without=("previous-awaited-for-ever",),
+)  # fmt: skip
 class NeverLocks(Behaviour):
     def says(self, peer: bytes, message: Message) -> Iterable[Message]:
         return () if isinstance(message, Lock) else (message,)
 
 
-@attacker("stored-lies", "replica", tries="says STORED at once, without having anything", rule=OWN_CELLS)
+@attacker(
+    "stored-lies", "replica", tries="says STORED at once, without having anything", rule=OWN_CELLS,
+    without=("previous-awaited-for-ever",),
+)  # fmt: skip
 class StoredLies(Behaviour):
     def hears(self, peer: bytes, message: Message) -> Iterable[Message]:
         if isinstance(message, Upload):
@@ -114,6 +145,7 @@ class RefusesUploads(Behaviour):
     "share-bad", "replica",
     tries="says SHARE_BAD of every upload",
     rule="n-t SHARE_OKs are enough, and nothing is disclosed (section 3)",
+    without=("one-bad-share-ends-it",),
 )  # fmt: skip
 class FalseShareBad(Behaviour):
     def says(self, peer: bytes, message: Message) -> Iterable[Message]:
@@ -127,6 +159,7 @@ class FalseShareBad(Behaviour):
     "blind-oks", "replica",
     tries="says SHARE_OK of whatever it hears of, without its bytes",
     rule="n-t SHARE_OKs include n-2t honest ones, which open the group (section 4, end)",
+    without=("two-oks-enough",),
 )  # fmt: skip
 class BlindOks(Behaviour):
     def hears(self, peer: bytes, message: Message) -> Iterable[Message]:
@@ -146,18 +179,21 @@ class BlindOks(Behaviour):
 
 @attacker(
     "selective-relay", "replica",
-    tries="relays uploads and asks for locks at as few replicas as will do, others for every client",
+    tries="relays uploads and asks for locks at as few replicas as will do, others in every epoch",
     rule="what a signer lacks it pulls; a revealed group is pulled by all (section 4, steps 5 and 6)",
+    without=("nothing-pulled",),
 )  # fmt: skip
 class SelectiveRelay(Behaviour):
     def says(self, peer: bytes, message: Message) -> Iterable[Message]:
         if isinstance(message, Relay):
-            parameters = self.me.federation.parameters
-            start = message.manifest.core.client[0] % parameters.replicas
-            chosen = {(start + k) % parameters.replicas for k in range(parameters.threshold)}
-            if self.me.federation.replica_index[peer] not in chosen:
-                return ()
-        return (message,)
+            epoch = message.manifest.core.epoch
+        elif isinstance(message, Lock):
+            epoch = message.content.id.epoch
+        else:
+            return (message,)
+        others = self.me.others
+        left_out = {others[(epoch + k) % len(others)] for k in range(self.me.federation.parameters.byzantine)}
+        return () if peer in left_out else (message,)
 
 
 class Favouring(Behaviour):
@@ -219,7 +255,7 @@ class LateEpochs(Behaviour):
     "refuses-locks", "replica",
     tries="refuses every LOCK",
     rule="n-t locks are enough (section 4, step 5)",
-    without=("one-refusal-kills-a-group",),
+    without=("one-refusal-kills-a-group", "all-must-lock"),
 )  # fmt: skip
 class RefusesLocks(Behaviour):
     def says(self, peer: bytes, message: Message) -> Iterable[Message]:
@@ -232,6 +268,7 @@ class RefusesLocks(Behaviour):
     "steals-uploads", "replica",
     tries="takes uploads of living coordinators over as soon as they are relayed",
     rule="a takeover is held while the named coordinator can be reached (section 4, step 9)",
+    without=("takeovers-not-held", "own-uploads-given-away"),
 )  # fmt: skip
 class StealsUploads(Grouping):
     def groups(self, lock: Lock) -> Shown:
@@ -297,7 +334,10 @@ class FrontFarAhead(Boasting):
         return {"front": 1000 + peer[0]}
 
 
-@attacker("front-behind", "replica", tries="reports the first front for ever", rule=FRONTS)
+@attacker(
+    "front-behind", "replica", tries="reports the first front for ever", rule=FRONTS,
+    without=("smallest-front",),
+)  # fmt: skip
 class FrontBehind(Boasting):
     def fields(self, peer: bytes) -> dict[str, int]:
         return {"front": 1}
@@ -308,13 +348,17 @@ class FrontBehind(Boasting):
     "replica",
     tries="reports a patience of a day",
     rule=FRONTS,
-)
+    without=("largest-patience",),
+)  # fmt: skip
 class LongPatience(Boasting):
     def fields(self, peer: bytes) -> dict[str, int]:
         return {"patience": 86_400_000}
 
 
-@attacker("no-patience", "replica", tries="reports a patience of a millisecond", rule=FRONTS)
+@attacker(
+    "no-patience", "replica", tries="reports a patience of a millisecond", rule=FRONTS,
+    without=("smallest-patience",),
+)  # fmt: skip
 class NoPatience(Boasting):
     def fields(self, peer: bytes) -> dict[str, int]:
         return {"patience": 1}
@@ -323,6 +367,7 @@ class NoPatience(Boasting):
 @attacker(
     "roster-of-nobody", "replica", tries="reports a roster that does not exist",
     rule="a roster is used when n-t replicas report it and the operator signed it (section 6)",
+    without=("largest-roster",),
 )  # fmt: skip
 class RosterOfNobody(Boasting):
     def fields(self, peer: bytes) -> dict[str, int]:
@@ -345,6 +390,7 @@ class FalseFinish(Boasting):
     "flood", "replica",
     tries="says everything five times, and sends views, pins, row requests and locks of nothing all the time",
     rule="one pending fold and 64 pending locks for each replica; repetitions are answered from memory (sections 4, 6)",
+    without=("locks-without-limit",),
 )  # fmt: skip
 class Flood(Behaviour):
     def __init__(self, me: Insider) -> None:
@@ -359,7 +405,7 @@ class Flood(Behaviour):
         name = self._count.to_bytes(32, "big")
         rows = (Row(epoch=1 + self._count, items=(name,)),)
         group = GroupId(epoch=1 + self._count, cell=0, coordinator=self.me.index, part=0)
-        member = Member(client=self.me.federation.rosters[0].members[0], epoch=1, manifest=name)
+        member = Member(client=self.me.federation.rosters[0].members[0], epoch=1 + self._count, manifest=name)
         content = LockContent(id=group, members=(member,))
         lock = Lock(content=content, supporters=(0,), oks=((bytes(64),),), signature=bytes(64))
         for peer in self.me.others:

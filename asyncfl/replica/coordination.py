@@ -133,6 +133,11 @@ class Coordination:
             return False
         return len(taken.by) >= self.context.parameters.certifiers or self.context.now < taken.until
 
+    def was_taken(self, key: UploadKey, asker: int) -> bool:
+        """Whether t+1 replicas, the asker among them, say that others have grouped an upload: one of them is honest."""
+        taken = self.taken.get(key)
+        return taken is not None and len(taken.by | {asker}) >= self.context.parameters.certifiers
+
     def _takes_over(self, manifest: Manifest) -> bool:
         """Whether this replica is next in line after a coordinator out of reach for `patience`."""
         context, core = self.context, manifest.core

@@ -9,12 +9,15 @@ section 4, step 5, with the attacks that this answers).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from asyncfl.effects import Put, Table
 from asyncfl.errors import InvalidItem
 from asyncfl.groups import check_group, taken_over
+from asyncfl.inclusion import PATIENCE_AT_FIRST
 from asyncfl.messages import (
+    Front,
     GroupId,
     Lock,
     LockContent,
@@ -31,8 +34,9 @@ from asyncfl.replica.uploads import UploadKey, UploadRecord, Uploads
 CHECK = "check-lock"
 MAX_PENDING_PER_REPLICA = 64
 HOLD_PATIENCES = 4.0
-"""How long a takeover is held at most, in units of patience: where two replicas cannot reach each other but all
-others reach both, holding for ever would leave the asker's uploads locked at itself alone."""
+"""How long a takeover is held at most, in units of patience (the larger of this replica's and that of the coordinators
+named): where two replicas cannot reach each other but all others reach both, holding for ever would leave the asker's
+uploads locked at itself alone."""
 
 
 class LockTable:
@@ -105,6 +109,17 @@ class Locks:
         self.pending: dict[GroupId, PendingLock] = {}
         self.unannounced: dict[int, dict[GroupId, LockContent]] = {}
         """Takeovers signed here, by named coordinator, until the entry is in the ledger."""
+        self.is_taken: Callable[[UploadKey, int], bool] = lambda key, asker: False
+        """Whether t+1 replicas, the asker among them, say that an upload naming this replica was taken over."""
+        self._patience_of: dict[int, float] = {}
+        """Seconds that other replicas say they are patient for."""
+
+    def receive_front(self, replica: int, message: Front) -> None:
+        """Another replica's FRONT, of which its patience matters: so long it may wait for the rest of a cell.
+
+        Up to what a replica has that has measured nothing yet: a liar must not keep others from its uploads.
+        """
+        self._patience_of[replica] = min(PATIENCE_AT_FIRST, message.patience / 1000)
 
     def receive_lock(self, asker: int, lock: Lock) -> None:
         """LOCK from its coordinator; anybody else's is ignored."""
@@ -248,12 +263,21 @@ class Locks:
                     docket.suspect(docket.watch.verdict(replica, ok))
 
     def _is_held(self, pending: PendingLock, records: list[UploadRecord]) -> bool:
-        """A takeover waits while the coordinator that members name can be reached (but that one decides)."""
+        """A takeover waits while the coordinator that members name can be reached.
+
+        That one itself waits too: else whoever asks it for its own uploads is given them while their cell gathers.
+        """
+        named = taken_over(pending.lock.content, [record.manifest for record in records])
         if pending.hold_until is None:
-            pending.hold_until = self.context.now + HOLD_PATIENCES * self.context.inclusion.patience.seconds
+            # A replica that has measured no upload yet is patient for ten times as long as one that has.
+            theirs = (self._patience_of.get(j, PATIENCE_AT_FIRST) for j in named - {self.context.index})
+            patience = max([self.context.inclusion.patience.seconds, *theirs])
+            pending.hold_until = self.context.now + HOLD_PATIENCES * patience
         if self.context.now >= pending.hold_until or self.table.conflict(pending.lock.content) is not None:
             return False
-        named = taken_over(pending.lock.content, [record.manifest for record in records])
+        mine = [record.key for record in records if record.manifest.core.coordinator == self.context.index]
+        if not all(self.is_taken(key, pending.asker) for key in mine):
+            return True
         return any(self.context.is_connected(j) for j in named if j != self.context.index)
 
     def _announce(self, lock: Lock, records: list[UploadRecord]) -> None:

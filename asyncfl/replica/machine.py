@@ -105,6 +105,7 @@ class Replica:
         self.tasks = Tasks(context, self.uploads, self.models)
         self.rosters = RosterExchange(context, self.tasks.signed_front, self.uploads.rosters_changed)
         self.uploads.is_needed = self._is_needed
+        self.locks.is_taken = self.coordination.was_taken
         self._load(durable)
         self._from_replica: dict[type[Any], Callable[[int, Any], object]] = {
             Relay: lambda j, m: self.uploads.receive_relay(
@@ -127,9 +128,7 @@ class Replica:
             Rows: self.gossip.receive_rows,
             ItemRequest: self.items.receive_request,
             ModelVote: self.models.receive_vote,
-            Front: lambda j, m: (
-                None
-            ),  # comes with an answer to ROSTER_REQUEST; replicas have a front of their own
+            Front: self.locks.receive_front,
         }
         self._from_client: dict[type[Any], Callable[[bytes, Any], object]] = {
             Ready: self.tasks.receive_ready,

@@ -18,7 +18,7 @@ from asyncfl import masking
 from asyncfl.client.context import PENDING
 from asyncfl.client.jobs import TrainAndProtect
 from asyncfl.effects import Compute, Effect, Notify, Persist, Put, Send, SendBlob, Table
-from asyncfl.errors import AsyncflError, InvalidEvidence
+from asyncfl.errors import AsyncflError, InvalidEvidence, InvalidItem
 from asyncfl.evidence import decode_evidence, find_culprit
 from asyncfl.evidence import verify as verify_evidence
 from asyncfl.masking.protect import SALT_BYTES
@@ -268,7 +268,11 @@ class Observer:
         index, identity = self._replicas[node.key], self._identities[node.key]
         boxes = [self.manifests[member.manifest].core.boxes[index] for member in content.members]
         shares = [identity.unseal(box)[SALT_BYTES:] for box in boxes]
-        if masking.sum_packed(shares, self.simulation.federation) != total:
+        try:
+            is_right = masking.sum_packed(shares, self.simulation.federation) == total
+        except InvalidItem:
+            is_right = False
+        if not is_right:
             self._fail("S1", node, "an answer is not the sum of the shares of all members")
 
     def _on_model_vote(self, node: Node, message: ModelVote) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from importlib import import_module
@@ -18,11 +18,12 @@ from typing import Any
 from asyncfl.simulation.attackers import Attack
 from asyncfl.simulation.faults import Crash, Disconnection, Fault, Hold
 from asyncfl.simulation.scenario import Scenario
+from tests.simulation.goals import LEFT_OUT, LOST, Goal
 
 
 @dataclass(frozen=True)
 class Mutation:
-    """`found`: the rules whose breach gives the mutation away. Empty: it breaks none, and only costs uploads.
+    """`found`: the rules whose breach gives the mutation away. Empty: it breaks none; `goal` is what is reached.
 
     `also`: places that must change with it, as (place, old, new); there the code has two lines of defence.
     """
@@ -36,6 +37,7 @@ class Mutation:
     scenario: Callable[[int], Scenario]
     seeds: int = 3
     also: tuple[tuple[str, str, str], ...] = ()
+    goal: Goal = LOST
 
 
 def find(place: str) -> FunctionType:
@@ -48,13 +50,15 @@ def find(place: str) -> FunctionType:
 
 
 @contextmanager
-def replaced(place: str, old: str, new: str) -> Iterator[None]:
+def replaced(place: str, edits: Sequence[tuple[str, str]]) -> Iterator[None]:
     """One function with another text."""
     function = find(place)
     source = textwrap.dedent(inspect.getsource(function))
-    assert source.count(old) == 1, f"the mutation of {place} does not fit the code any more:\n{source}"
+    for old, new in edits:
+        assert source.count(old) == 1, f"the mutation of {place} does not fit the code any more:\n{source}"
+        source = source.replace(old, new)
     honest = function.__code__
-    lines = source.replace(old, new).splitlines()
+    lines = source.splitlines()
     first = next(index for index, line in enumerate(lines) if line.startswith("def "))
     text = "from __future__ import annotations\n" + "\n".join(lines[first:])
     compiled = compile(text, f"<mutation of {place}>", "exec")
@@ -68,9 +72,12 @@ def replaced(place: str, old: str, new: str) -> Iterator[None]:
 @contextmanager
 def applied(mutation: Mutation) -> Iterator[None]:
     """The code with the defect in it."""
+    edits: dict[str, list[tuple[str, str]]] = {}
+    for place, old, new in ((mutation.place, mutation.old, mutation.new), *mutation.also):
+        edits.setdefault(place, []).append((old, new))
     with ExitStack() as stack:
-        for place, old, new in ((mutation.place, mutation.old, mutation.new), *mutation.also):
-            stack.enter_context(replaced(place, old, new))
+        for place, changes in edits.items():
+            stack.enter_context(replaced(place, changes))
         yield
 
 
@@ -80,11 +87,20 @@ def quiet(
     clients: int = 8,
     epochs: int = 3,
     cell_size: int | None = None,
+    latency: tuple[float, float] = (0.005, 0.05),
 ) -> Callable[[int], Scenario]:
     """Four replicas, one of which may be malicious, on a fast network."""
     chosen = tuple(Attack(node, name) for node, name in attacks)
     return lambda seed: Scenario(
-        seed, 4, 1, clients, epochs=epochs, faults=faults, attacks=chosen, cell_size=cell_size
+        seed,
+        4,
+        1,
+        clients,
+        epochs=epochs,
+        latency=latency,
+        faults=faults,
+        attacks=chosen,
+        cell_size=cell_size,
     )
 
 
@@ -100,7 +116,7 @@ SPLIT = {"clients": 8, "cell_size": 4, "epochs": 2}
 REPLICA = "asyncfl.replica."
 CLIENT = "asyncfl.client."
 S1, S2, S3, S4, STALL = (frozenset((rule,)) for rule in ("S1", "S2", "S3", "S4", "L"))
-LOST: frozenset[str] = frozenset()
+NONE: frozenset[str] = frozenset()
 
 MUTATIONS = [
     # groups and locks
@@ -147,6 +163,7 @@ MUTATIONS = [
         "elif group.cell % parameters.replicas != group.coordinator:", "elif False:",
         S1, by_replica("foreign-cell", clients=12, faults=(Disconnection("replica-0", "replica-1", 2.0, 60.0),
                                                            Crash("replica-1", 3.0, 40.0))), seeds=6,
+        also=((REPLICA + "locks:Locks._is_held", "return any(", "return False and any("),),
     ),
     Mutation(
         "client-twice-in-group", "each client once in a group", "asyncfl.groups:check_members",
@@ -246,7 +263,7 @@ MUTATIONS = [
     ),
     Mutation(
         "t-signatures-enough", "t+1 signatures certify", "asyncfl.parameters:Parameters.certifiers",
-        "return self.byzantine + 1", "return self.byzantine", S3 | S2, by_replica("forged-models"),
+        "return self.byzantine + 1", "return self.byzantine", S3 | S2 | STALL, by_replica("forged-models"),
     ),
     Mutation(
         "signers-not-distinct", "the signers of a model are distinct", CLIENT + "asking:Asking._is_certified",
@@ -283,25 +300,25 @@ MUTATIONS = [
     ),
     Mutation(
         "never-the-next-in-line", "a client turns to the next in line", CLIENT + "asking:Asking._check_silence",
-        "silent = context.now - self._asked_at", "return", LOST, by_replica("silent"),
+        "silent = context.now - self._asked_at", "return", NONE, by_replica("silent"), goal=LEFT_OUT,
     ),
     Mutation(
         "one-refusal-kills-a-group", "only more than t refusals end a request",
         REPLICA + "coordination:Coordination.receive_refused",
-        "if len(own.refused) > self.context.parameters.byzantine:", "if own.refused:", LOST,
+        "if len(own.refused) > self.context.parameters.byzantine:", "if own.refused:", NONE,
         by_replica("refuses-locks"),
     ),
     Mutation(
         "one-refusal-enough", "only more than t refusals give an upload up",
         CLIENT + "uploading:Uploading.receive_refused",
-        "if len(self._refused) > context.parameters.byzantine:", "if True:", LOST,
+        "if len(self._refused) > context.parameters.byzantine:", "if True:", NONE,
         by_replica("refuses-uploads"),
     ),
     Mutation(
         "one-taken-over-enough", "t+1 must say that an upload was taken over",
         REPLICA + "coordination:Coordination._is_taken",
         "return len(taken.by) >= self.context.parameters.certifiers or self.context.now < taken.until", "return True",
-        LOST, by_replica("false-taken-over"),
+        NONE, by_replica("false-taken-over"),
     ),
     Mutation(
         "one-finish-enough", "t+1 must say that training is over", CLIENT + "fronts:Fronts.finished",

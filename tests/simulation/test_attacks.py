@@ -11,6 +11,8 @@ from asyncfl.simulation.scenario import Scenario
 from asyncfl.simulation.trial import run
 
 CLIENTS, EPOCHS = 8, 2
+DRAIN = 40.0
+"""Virtual seconds that late uploads are given before those of pairs are counted."""
 LEAST = 0.35
 """Part of honest clients' uploads that is opened under any attack: those of the attackers' own cells are lost, and
 with eight clients in two cells that is half of them."""
@@ -57,7 +59,7 @@ def test_two_colluders_with_different_attacks_are_stopped(pair: tuple[str, str],
         Attack("replica-0", first), Attack("replica-1", second),
         Attack("client-0", "misdeals-many"), Attack("client-7", "two-uploads"),
     )  # fmt: skip
-    outcome = run(Scenario(seed, 7, 2, 14, epochs=EPOCHS, attacks=attacks))
+    outcome = run(Scenario(seed, 7, 2, 14, epochs=EPOCHS, attacks=attacks), drain=DRAIN)
     assert outcome.kind is None, (outcome.violations[:3], outcome.stalled)
     assert outcome.included >= LEAST * outcome.sent
 
