@@ -25,8 +25,9 @@ MISBEHAVE: Final = Parameter(
         str | None,
         typer.Option(
             metavar="NAME[,NAME]",
-            help="For drills: do this on purpose; `asyncfl simulate --attack list` lists what there is. The "
-            "deployment must allow it.",
+            help="For drills: do this on purpose. `asyncfl simulate --attack list` lists what there is; on the "
+            "transport: endless-handshakes, flooding, garbage, giant-lengths, slow-reading. The deployment must "
+            "allow it.",
             show_default="behave",
             rich_help_panel=PANEL,
         ),

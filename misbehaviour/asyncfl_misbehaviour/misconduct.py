@@ -1,4 +1,4 @@
-"""The attackers of the simulator (`asyncfl.adversary`) around the machines of a real process."""
+"""What the nodes of a process do: attacks of the simulator (`asyncfl.adversary`) around their machines, or assaults."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from asyncfl.adversary.behaviour import Role
 from asyncfl.effects import Machine
 from asyncfl.errors import ConfigurationError
 from asyncfl.identity import Identity
+from asyncfl_misbehaviour.assaults import TRANSPORT_ATTACKS, Target
+from asyncfl_misbehaviour.hostile_network import HostileNetwork
 from node.deployment_files import DeploymentDirectory
 from node.runtime import Network
 
@@ -25,16 +27,26 @@ class Misconduct:
 
     attackers: tuple[Attacker, ...]
     colluders: tuple[str, ...] = ()
+    transport: str | None = None
+    """An attack on the transport, which takes the place of all others."""
     coven: Coven | None = field(default=None, init=False)
 
     @classmethod
     def of(cls, names: str, role: Role, colluders: tuple[str, ...] = ()) -> Misconduct:
         """From names separated by commas. Raises `ConfigurationError` for one that `role` cannot do."""
-        return cls(tuple(_named(name.strip(), role) for name in names.split(",")), colluders)
+        several = [name.strip() for name in names.split(",")]
+        transport = next((name for name in several if name in TRANSPORT_ATTACKS), None)
+        if transport is None:
+            return cls(tuple(_named(name, role) for name in several), colluders)
+        if len(several) > 1:
+            raise ConfigurationError(
+                f"--misbehave {transport} leaves nothing of the node that could do anything else: give it alone"
+            )
+        return cls((), colluders, transport)
 
     @property
     def label(self) -> str:
-        return ", ".join(attacker.name for attacker in self.attackers)
+        return self.transport or ", ".join(attacker.name for attacker in self.attackers)
 
     def machine(self, files: DeploymentDirectory, identity: Identity, machine: Machine) -> Machine:
         """The machine under all behaviours, the first one next to it."""
@@ -48,7 +60,22 @@ class Misconduct:
     def network(
         self, files: DeploymentDirectory, identity: Identity, listen: tuple[str, int] | None
     ) -> Network | None:
-        return None
+        if self.transport is None:
+            return None
+        deployment = files.deployment
+        targets = [
+            Target(
+                identity,
+                deployment.digest,
+                replica.key,
+                replica.url,
+                *replica.address,
+                deployment.model.digest,
+            )
+            for replica in deployment.replicas
+            if replica.key != identity.public
+        ]
+        return HostileNetwork(targets, TRANSPORT_ATTACKS[self.transport].assault, listen)
 
     def _join(self, files: DeploymentDirectory, identity: Identity) -> Coven:
         if self.coven is None:
@@ -75,7 +102,8 @@ def _named(name: str, role: Role) -> Attacker:
     attacker = ATTACKERS.get(name)
     if attacker is None:
         raise ConfigurationError(
-            f"--misbehave {name}: there is no such attack; `asyncfl simulate --attack list` lists them"
+            f"--misbehave {name}: there is no such attack; `asyncfl simulate --attack list` lists them, and on the "
+            f"transport there are {', '.join(TRANSPORT_ATTACKS)}"
         )
     if attacker.role != role:
         raise ConfigurationError(f"--misbehave {name} is an attack of a {attacker.role}, not of a {role}")

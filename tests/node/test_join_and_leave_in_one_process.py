@@ -41,7 +41,7 @@ class House:
         self.loop = asyncio.new_event_loop()
         self.stops: dict[str, asyncio.Event] = {}
         self.runs: dict[str, asyncio.Task[None]] = {}
-        self.thread = threading.Thread(target=self._serve)
+        self.thread = threading.Thread(target=self._serve, daemon=True)
         self.thread.start()
 
     def _serve(self) -> None:
