@@ -71,7 +71,8 @@ def explain_stall(replica: Replica) -> str | None:
         missing = [f"replica-{j}" for j in range(parameters.replicas) if j not in reachable]
         return (
             f"{len(reachable)} of {parameters.replicas} replicas can be reached, {parameters.quorum} are needed "
-            f"to lock a group: start {' or '.join(missing)} again; training resumes by itself"
+            f"to lock a group: start {' or '.join(missing)} again, or mend the network to them; training resumes "
+            "by itself"
         )
     if replica.models.latest is None:
         return f"no model is certified yet: {parameters.certifiers} replicas must sign one"
