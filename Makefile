@@ -40,11 +40,13 @@ lint: install
 bench: install
 	$(PYTHON) -m node.cli bench
 
+# Hours: what is too long for `make test`, one after the other. Each line also runs by itself.
 soak: install
 	$(PYTHON) -m pytest -m slow --timeout 1200
 	$(PYTHON) scripts/kill_replicas.py --epochs 120
 	$(PYTHON) scripts/kill_replicas.py --epochs 40 --beyond
+	$(PYTHON) scripts/soak.py --minutes 30
 	$(PYTHON) scripts/fuzz.py --inputs 1000000
 
 clean:
-	rm -rf $(VENV) demo-run kill-run byzantine-run build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) demo-run kill-run soak-run byzantine-run build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
