@@ -50,6 +50,10 @@ TEXTS: Final = (
 )  # fmt: skip
 
 
+MOST: Final = 1 << 20
+"""Bytes of an encoded tree; targets take less."""
+
+
 class Raw(bytes):
     """Bytes that go into an encoding as they are."""
 
@@ -182,26 +186,37 @@ def _replacement(rng: random.Random, value: Any, others: Sequence[bytes]) -> Any
 
 
 def encode(value: Any, rng: random.Random | None) -> bytes:
-    """msgpack of a tree, canonical unless there is an `rng` to choose longer forms."""
+    """msgpack of a tree, canonical unless there is an `rng` to choose longer forms; cut off at `MOST`."""
+    out = bytearray()
+    _write(value, rng, out)
+    return bytes(out)
+
+
+def _write(value: Any, rng: random.Random | None, out: bytearray) -> None:
+    if len(out) > MOST:  # copies of copies
+        return
     longer = rng is not None and rng.random() < 0.3
     if isinstance(value, Raw):
-        return bytes(value)
-    if isinstance(value, tuple):
+        out += value
+    elif isinstance(value, tuple):
         count = len(value)
-        head = b"\xdd" + struct.pack(">I", count) if longer or count > 65535 else _array_head(count)
-        return head + b"".join(encode(item, rng) for item in value)
-    if isinstance(value, dict):
-        pairs = b"".join(encode(key, rng) + encode(item, rng) for key, item in value.items())
-        return bytes([0x80 + len(value)]) + pairs
-    if isinstance(value, str):
+        out += b"\xdd" + struct.pack(">I", count) if longer or count > 65535 else _array_head(count)
+        for item in value:
+            _write(item, rng, out)
+    elif isinstance(value, dict):
+        out.append(0x80 + len(value))
+        for key, item in value.items():
+            _write(key, rng, out)
+            _write(item, rng, out)
+    elif isinstance(value, str):
         raw = value.encode("utf-8", "surrogatepass" if "\ud800" in value else "surrogateescape")
-        return b"\xdb" + struct.pack(">I", len(raw)) + raw if longer else _text_head(len(raw)) + raw
-    if longer and isinstance(value, bytes):
-        return b"\xc6" + struct.pack(">I", len(value)) + value
-    if longer and type(value) is int and 0 <= value < 1 << 64:
-        return b"\xcf" + struct.pack(">Q", value)
-    packed: bytes = msgpack.packb(value, use_bin_type=True)
-    return packed
+        out += (b"\xdb" + struct.pack(">I", len(raw)) if longer else _text_head(len(raw))) + raw
+    elif longer and isinstance(value, bytes):
+        out += b"\xc6" + struct.pack(">I", len(value)) + value
+    elif longer and type(value) is int and 0 <= value < 1 << 64:
+        out += b"\xcf" + struct.pack(">Q", value)
+    else:
+        out += msgpack.packb(value, use_bin_type=True)
 
 
 def _array_head(count: int) -> bytes:
