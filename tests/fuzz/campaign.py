@@ -32,12 +32,15 @@ def run(target: Target, inputs: int, seed: int, *, seconds: float = float("inf")
     rng = random.Random(f"{seed} {target.name}")
     mutate = MUTATIONS[target.form]
     pool = [*target.seeds(), *corpus(target)]
+    whole = len(pool)
     report, started = Report(target.name), time.perf_counter()
     for data in pool[:inputs]:
         judge(target, data)  # what is only imported or cached on first use is not the input's
         report.add(data, _traced(target, data))
     while report.inputs < inputs and time.perf_counter() - started < seconds:
-        data = mutate(rng, rng.choice(pool), pool)[: target.largest]
+        # Half of them from what is whole: the pool fills with what was refused in a new way.
+        base = rng.choice(pool[:whole] if rng.random() < 0.5 else pool)
+        data = mutate(rng, base, pool)[: target.largest]
         verdict = _traced(target, data) if report.inputs % TRACED == 0 else judge(target, data)
         if report.add(data, verdict) and len(pool) < POOL:
             pool.append(data)
