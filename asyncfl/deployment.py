@@ -47,7 +47,7 @@ from asyncfl.parameters import Parameters
 from asyncfl.schedule import Schedule
 from asyncfl.stopping import Stop
 from asyncfl.toml_document import parse_document
-from asyncfl.toml_errors import explain
+from asyncfl.toml_errors import explain, shown
 from asyncfl.wire import pack
 
 FORMAT: Final = 1
@@ -195,7 +195,7 @@ class Deployment(Section):
         found = content.get("format")
         if found is not None and (type(found) is not int or found != FORMAT):
             raise ConfigurationError(
-                f"{source}: format {found!r} is not known to this version of asyncfl, which reads format "
+                f"{source}: format {shown(found)} is not known to this version of asyncfl, which reads format "
                 f"{FORMAT}; use the version that wrote the file, or make a new one with `asyncfl init`"
             )
         return cls._validated(content, source=source, text=text)

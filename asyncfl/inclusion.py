@@ -18,6 +18,8 @@ PATIENCE_AT_FIRST: Final = 10.0
 PATIENCE_CEILING: Final = 3600.0
 MEASUREMENTS: Final = 64
 OVERDUE_FACTOR: Final = 6.0
+LAST_EPOCH: Final = 2**31 - 1
+"""The last that messages can name; nobody gets there but clients that claim to."""
 END_OF_TIME: Final = 2**63
 """After every epoch: the roster there is the last that is held."""
 
@@ -118,7 +120,7 @@ class Inclusion:
         if presence.task_epoch == epoch > presence.measured:
             presence.measured = epoch
             self.patience.measured(now - presence.task_at)
-        if epoch + 1 > presence.at:
+        if presence.at <= epoch < LAST_EPOCH:
             self._arrived(presence, epoch + 1, now)
 
     def worked_on(self, epoch: int, now: float) -> None:

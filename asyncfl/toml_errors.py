@@ -28,7 +28,7 @@ def explain(error: ValidationError, model: type[BaseModel], source: str, text: s
         return f"{where}: this key is missing; add it, or make a new file with `asyncfl init`"
     if isinstance(problem["input"], dict):  # keys that do not go together: the table would say nothing more
         return f"{where}: {in_words(problem['msg'])}"
-    return f"{where}: {in_words(problem['msg'])}, not {_shown(problem['input'])}; correct the value"
+    return f"{where}: {in_words(problem['msg'])}, not {shown(problem['input'])}; correct the value"
 
 
 def in_words(message: str) -> str:
@@ -39,9 +39,10 @@ def in_words(message: str) -> str:
     return re.sub(r"\bbe a valid ", "be a ", message)
 
 
-def _shown(value: Any) -> str:
-    shown = value.hex() if isinstance(value, bytes) else repr(value)
-    return shown if len(shown) <= 80 else f"{shown[:60]}… ({len(shown)} characters)"
+def shown(value: Any) -> str:
+    """A value of a file, for a message: what is long is cut."""
+    text = value.hex() if isinstance(value, bytes) else repr(value)
+    return text if len(text) <= 80 else f"{text[:60]}… ({len(text)} characters)"
 
 
 def _path(location: Sequence[int | str]) -> str:

@@ -8,6 +8,7 @@ from asyncfl.client.context import SEEN_ENTRIES, Context, State, put_integer
 from asyncfl.client.membership import Membership
 from asyncfl.effects import Fetch
 from asyncfl.identity import verify
+from asyncfl.inclusion import LAST_EPOCH
 from asyncfl.messages import Certificate, Front, Leave, ModelVote, Ready, Task, Vote, Wait
 
 TASK_PATIENCES = 3.0
@@ -115,7 +116,7 @@ class Asking:
             self._say_leave()
             return
         message = Ready(
-            epoch=context.epoch,
+            epoch=min(context.epoch, LAST_EPOCH),
             coordinator=context.coordinator,
             roster=context.roster.number,
             uploaded=context.uploaded,
@@ -125,7 +126,7 @@ class Asking:
 
     def _say_leave(self) -> None:
         context = self.context
-        unsigned = Leave(epoch=context.epoch, uploads=context.events, signature=bytes(64))
+        unsigned = Leave(epoch=min(context.epoch, LAST_EPOCH), uploads=context.events, signature=bytes(64))
         signature = context.sign(Leave.KIND, unsigned.body())
         context.broadcast(unsigned.model_copy(update={"signature": signature}))
 

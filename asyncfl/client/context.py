@@ -155,6 +155,6 @@ def put_integer(key: bytes, value: int) -> Put:
 
 def _integer(value: bytes | None, default: int) -> int:
     found = default if value is None else unpack(value)
-    if type(found) is not int or not 0 <= found < 1 << 31:
+    if type(found) is not int or not 0 <= found <= 1 << 31:
         raise ValueError(f"{found!r} is no count")
     return found

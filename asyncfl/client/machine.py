@@ -38,6 +38,7 @@ from asyncfl.errors import LocalProtocolError, UpdateError
 from asyncfl.evidence import COMPARE, JUDGE
 from asyncfl.federation import Federation
 from asyncfl.identity import Identity
+from asyncfl.inclusion import LAST_EPOCH
 from asyncfl.messages import (
     Convictions,
     EvidenceRequest,
@@ -268,7 +269,7 @@ class Client:
         context = self.context
         if context.upload is not None:
             return
-        if self.last_epoch is not None and context.epoch > self.last_epoch:
+        if context.epoch > (LAST_EPOCH if self.last_epoch is None else self.last_epoch):
             context.state = State.RESTING
             context.waiting_for = "nothing: it took part in every epoch asked for"
         elif self.upload_limit is not None and context.events >= self.upload_limit:

@@ -154,11 +154,9 @@ class Context:
 
     def want(self, digest: bytes, size: int, source: bytes) -> None:
         """Pull a blob from `source`, or from others that are known to have it, until it is here."""
-        fetching = self._fetches.get(digest)
-        if fetching is None:
-            fetching = self._fetches[digest] = _Fetching(size)
-        if source not in fetching.sources:
-            fetching.sources.append(source)
+        fetching = self._fetches.setdefault(digest, _Fetching())
+        # Each source is asked for the size that it names: a client's upload can name any blob, with a wrong one.
+        fetching.sources[source] = size
         self._start_fetch(digest, fetching)
 
     def fetched(self, digest: bytes) -> None:
@@ -169,8 +167,7 @@ class Context:
         if fetching is not None and fetching.current == peer:
             fetching.current = None
             fetching.retry_at = self.now + FETCH_RETRY_SECONDS
-            fetching.sources.remove(peer)
-            fetching.sources.append(peer)
+            fetching.sources[peer] = fetching.sources.pop(peer)
 
     def retry_fetches(self) -> None:
         for digest, fetching in self._fetches.items():
@@ -181,18 +178,18 @@ class Context:
             return
         if self.now < fetching.retry_at:
             return
-        for source in fetching.sources:
+        for source, size in fetching.sources.items():
             if source in self.connected:
                 fetching.current = source
-                self._effects.append(Fetch(source, digest, fetching.size))
+                self._effects.append(Fetch(source, digest, size))
                 return
 
 
 class _Fetching:
-    __slots__ = ("current", "retry_at", "size", "sources")
+    __slots__ = ("current", "retry_at", "sources")
 
-    def __init__(self, size: int) -> None:
-        self.size = size
-        self.sources: list[bytes] = []
+    def __init__(self) -> None:
+        self.sources: dict[bytes, int] = {}
+        """Who has it, and how large it is by their word; the next to be asked first."""
         self.current: bytes | None = None
         self.retry_at = float("-inf")

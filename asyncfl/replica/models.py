@@ -58,7 +58,8 @@ class Models:
         self.latest: ModelRecord | None = None
         """The certified version with most entries whose model is here."""
         self.pinned: ModelRecord | None = None
-        self._votes: OrderedDict[bytes, dict[int, ModelVote]] = OrderedDict()
+        self._votes: dict[int, OrderedDict[bytes, ModelVote]] = {}
+        """The last votes of each replica, by version: a liar's many can displace its own alone."""
         self._signed: dict[bytes, bytes] = {}
         self._wanted: dict[int, PeerRows] = {}
         """Versions that other replicas have pinned, waiting for items."""
@@ -120,8 +121,7 @@ class Models:
     # votes
 
     def receive_vote(self, replica: int, message: ModelVote) -> None:
-        known = self._votes.get(message.version, {}).get(replica)
-        if known == message:
+        if self._votes.get(replica, {}).get(message.version) == message:
             return
         if not self.context.verify_replica(replica, ModelVote.KIND, message.body(), message.signature):
             self.context.notify("bad_signature", "warning", replica=replica, message=ModelVote.KIND)
@@ -134,13 +134,16 @@ class Models:
     def _add_vote(self, replica: int, message: ModelVote) -> None:
         docket = self.context.docket
         docket.suspect(docket.watch.model(replica, message))
-        self._votes.setdefault(message.version, {}).setdefault(replica, message)
-        self._votes.move_to_end(message.version)
-        while len(self._votes) > KEEP_VOTES:
-            self._votes.popitem(last=False)
+        votes = self._votes.setdefault(replica, OrderedDict())
+        votes.setdefault(message.version, message)
+        if len(votes) > KEEP_VOTES:
+            votes.popitem(last=False)
+
+    def _votes_on(self, version: bytes) -> dict[int, ModelVote]:
+        return {replica: votes[version] for replica, votes in self._votes.items() if version in votes}
 
     def _certify(self, record: ModelRecord) -> None:
-        votes = self._votes.get(record.version, {})
+        votes = self._votes_on(record.version)
         equal = {
             j: vote for j, vote in votes.items()
             if (vote.model, vote.entries) == (record.model, record.entries)
@@ -220,7 +223,7 @@ class Models:
 
     def _ask(self, record: ModelRecord) -> None:
         self._resend_at = self.context.now + RESEND_SECONDS
-        votes = self._votes.get(record.version, {})
+        votes = self._votes_on(record.version)
         view = self.gossip.view(pinned=True, head=record.head)
         for replica in self.context.others:
             if replica not in votes:

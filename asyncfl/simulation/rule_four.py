@@ -55,7 +55,9 @@ def objections(
 
 
 def _is_in_cell(client: bytes, epoch: int, cell: int, federation: Federation, roster: Roster) -> bool:
-    cells = _cells(roster, federation.parameters.cell_size, compute_seed(federation.digest, roster.digest, epoch))
+    cells = _cells(
+        roster, federation.parameters.cell_size, compute_seed(federation.digest, roster.digest, epoch)
+    )
     return roster.start_epoch <= epoch and cell < len(cells) and client in cells[cell]
 
 
