@@ -121,7 +121,7 @@ class Models:
     # votes
 
     def receive_vote(self, replica: int, message: ModelVote) -> None:
-        if self._votes.get(replica, {}).get(message.version) == message:
+        if replica in self._votes and self._votes[replica].get(message.version) == message:
             return
         if not self.context.verify_replica(replica, ModelVote.KIND, message.body(), message.signature):
             self.context.notify("bad_signature", "warning", replica=replica, message=ModelVote.KIND)

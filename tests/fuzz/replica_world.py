@@ -44,6 +44,7 @@ from asyncfl.messages import (
     ShareSum,
     Stored,
     Vote,
+    attest_body,
     decode_message,
     encode_message,
     share_ok_body,
@@ -346,6 +347,11 @@ class World:
         item = Item(id=content.id, members=content.members, opened=content_digest(_opened(group)[1]))
         self.opened[group] = item
         return item
+
+    def attestations(self, item: Item) -> tuple[Vote, ...]:
+        """Of both honest replicas, which have opened the group."""
+        body = attest_body(item.id, item.digest())
+        return tuple(Vote(replica=j, signature=self.sign(j, Attest.KIND, body)) for j in HONEST)
 
     def revealed(self) -> list[LockContent]:
         """The groups that are locked by n-t, by what the machine has on disk."""

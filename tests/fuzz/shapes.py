@@ -31,8 +31,14 @@ def shaped(kind: type[Wire], known: Known) -> st.SearchStrategy[Any]:
 
 def _field(name: str, annotation: Any, known: Known) -> st.SearchStrategy[Any]:
     fresh = _of_type(name, annotation, (), known)
-    values = known.get(name)
-    return st.sampled_from(values) | fresh if values else fresh
+    while get_origin(annotation) is Annotated:
+        annotation = get_args(annotation)[0]
+    fitting = [
+        value
+        for value in known.get(name, ())
+        if isinstance(annotation, type) and isinstance(value, annotation)
+    ]
+    return st.sampled_from(fitting) | fresh if fitting else fresh
 
 
 def _of_type(name: str, kind: Any, metadata: tuple[Any, ...], known: Known) -> st.SearchStrategy[Any]:

@@ -21,11 +21,14 @@ from asyncfl.effects import Blobs, Table
 from asyncfl.errors import (
     ConfigurationError,
     HandshakeError,
+    InvalidEvidence,
     InvalidItem,
     MalformedMessage,
     OpeningError,
     StorageError,
 )
+from asyncfl.evidence.kinds import EVIDENCE_TYPES, BadManifest, decode_evidence, encode_evidence
+from asyncfl.evidence.verify import verify
 from asyncfl.identity import Identity
 from asyncfl.messages import (
     CHUNK_BYTES,
@@ -52,7 +55,7 @@ from node.transport.incoming import Fetches
 from node.transport.limits import Limits
 from tests.deployment.test_deployment import TEXT
 from tests.fuzz.harness import Target
-from tests.fuzz.samples import frames, samples
+from tests.fuzz.samples import frames, samples, smallest
 
 PEER: Final = Identity(bytes([7]) * 32)
 OURS: Final = Identity(bytes([8]) * 32)
@@ -115,6 +118,23 @@ def run_rosters(data: bytes) -> None:
         raise InvalidItem("no statement")
     signature = made.operator.sign("roster", made.federation.digest, message.body())
     Rosters(made.federation).add(message.model_copy(update={"signature": signature}))
+
+
+def run_evidence(data: bytes) -> None:
+    """What somebody shows as proof against somebody else."""
+    federation = samples().federation
+    evidence = decode_evidence(data)
+    assert encode_evidence(evidence) == data
+    verify(federation, evidence)
+
+
+def seed_evidence() -> list[bytes]:
+    made = samples()
+    found = [encode_evidence(smallest(kind)) for kind in EVIDENCE_TYPES]
+    for manifest, _ in made.uploads[:2]:
+        # Nothing is wrong with them: every check of a manifest is made, and none convicts.
+        found += [encode_evidence(kind(manifest=manifest)) for kind in (BadManifest,)]
+    return found
 
 
 # uploads
@@ -439,6 +459,7 @@ TARGETS: Final = {
         Target("message", run_message, lambda: list(frames()), (MalformedMessage,), "msgpack"),
         Target("row", run_row, seed_rows, (StorageError, MalformedMessage), "msgpack", slack=4 * MIB),
         Target("roster", run_rosters, lambda: list(frames()[-8:]), _ITEMS, "msgpack"),
+        Target("evidence", run_evidence, seed_evidence, (InvalidEvidence, MalformedMessage), "msgpack", slack=4 * MIB),
         Target("upload", run_upload, seed_uploads, _ITEMS, "msgpack", slack=4 * MIB),
         Target("opening", run_opening, seed_answers, (OpeningError, *_ITEMS), "msgpack", slack=4 * MIB),
         Target("frame", run_frame, seed_frames, (MalformedMessage,)),

@@ -5,6 +5,7 @@ A few thousand inputs here; `make soak` runs a million (`scripts/fuzz.py`).
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -33,7 +34,7 @@ def test_mutated_inputs_are_taken_or_refused(target: Target) -> None:
 def test_what_the_mutations_start_from_is_taken(target: Target) -> None:
     """Some targets run an input through what nobody should take, so not all of it."""
     taken = [data for data in target.seeds() if judge(target, data).outcome == "taken"]
-    assert taken or target.name == "record"
+    assert taken or target.name in ("record", "evidence")
 
 
 def test_a_seed_gives_the_same_inputs_again() -> None:
@@ -81,6 +82,7 @@ def test_a_refusal_is_none() -> None:
 def seconds_for(call: Callable[[bytes], object], refusals: tuple[type[Exception], ...], data: bytes) -> float:
     best = float("inf")
     for _ in range(3):
+        gc.collect()  # or else a collection of what other tests left falls into one of the two
         started = time.thread_time()
         with suppress(refusals):
             call(data)

@@ -8,7 +8,7 @@ import pytest
 
 from asyncfl.effects import Fetch, Send
 from asyncfl.inclusion import LAST_EPOCH, Inclusion
-from asyncfl.messages import Attest, CertifiedItem, Front, ModelVote, Ready, Upload, Vote
+from asyncfl.messages import Attest, CertifiedItem, Front, ModelVote, Ready, Upload, Vote, attest_body
 from asyncfl.replica.models import KEEP_VOTES
 from tests.fuzz.replica_world import (
     CLIENTS,
@@ -59,9 +59,14 @@ def test_a_clients_wrong_size_keeps_no_opened_sum_away() -> None:
     core = manifest.core.model_copy(update={"upload": item.opened})
     lying = signed(manifest.model_copy(update={"core": core}), IDENTITIES[victim], FEDERATION.digest)
     world.hear(IDENTITIES[victim].public, Upload(manifest=lying))
-    votes = tuple(Vote(replica=j, signature=world.sign(j, Attest.KIND, item.digest())) for j in (1, 2))
+    votes = tuple(
+        Vote(replica=j, signature=world.sign(j, Attest.KIND, attest_body(item.id, item.digest())))
+        for j in (1, 2)
+    )
     size = 4 * FEDERATION.upload_dimension
-    world.hear(REPLICAS[1].public, CertifiedItem(item=item, votes=votes, opened_bytes=size))
+    world.hear(
+        REPLICAS[1].public, CertifiedItem(item=item, votes=world.attestations(item), opened_bytes=size)
+    )
     assert world.fetches[item.opened].peer == IDENTITIES[victim].public
     world.serve(item.opened, well=False)
     world.tick(1.1)

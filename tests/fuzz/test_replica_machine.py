@@ -27,6 +27,7 @@ from asyncfl.messages import (
     TakenOver,
     Upload,
     Vote,
+    attest_body,
 )
 from asyncfl.replica import Replica
 from asyncfl.simulation.deployment import sign_roster
@@ -334,9 +335,12 @@ class AttackedReplica(RuleBasedStateMachine):
                 continue
             item = self.world.open(content)
             name = item.digest()
-            votes = tuple(Vote(replica=j, signature=self.world.sign(j, Attest.KIND, name)) for j in (1, 2))
+            votes = tuple(
+                Vote(replica=j, signature=self.world.sign(j, Attest.KIND, attest_body(item.id, name)))
+                for j in (1, 2)
+            )
             size = 4 * FEDERATION.upload_dimension + wrong_size
-            message = CertifiedItem(item=item, votes=votes, opened_bytes=size)
+            message = CertifiedItem(item=item, votes=self.world.attestations(item), opened_bytes=size)
             self.world.hear(REPLICAS[data.draw(OTHER)].public, message)
             self.world.settle()
 
