@@ -8,7 +8,7 @@ import pytest
 
 from asyncfl.effects import Fetch, Send
 from asyncfl.inclusion import LAST_EPOCH, Inclusion
-from asyncfl.messages import Attest, CertifiedItem, Front, ModelVote, Ready, Upload, Vote, attest_body
+from asyncfl.messages import CertifiedItem, Front, ModelVote, Ready, Upload
 from asyncfl.replica.models import KEEP_VOTES
 from tests.fuzz.replica_world import (
     CLIENTS,
@@ -59,10 +59,6 @@ def test_a_clients_wrong_size_keeps_no_opened_sum_away() -> None:
     core = manifest.core.model_copy(update={"upload": item.opened})
     lying = signed(manifest.model_copy(update={"core": core}), IDENTITIES[victim], FEDERATION.digest)
     world.hear(IDENTITIES[victim].public, Upload(manifest=lying))
-    votes = tuple(
-        Vote(replica=j, signature=world.sign(j, Attest.KIND, attest_body(item.id, item.digest())))
-        for j in (1, 2)
-    )
     size = 4 * FEDERATION.upload_dimension
     world.hear(
         REPLICAS[1].public, CertifiedItem(item=item, votes=world.attestations(item), opened_bytes=size)

@@ -26,8 +26,6 @@ from asyncfl.messages import (
     ShareOk,
     TakenOver,
     Upload,
-    Vote,
-    attest_body,
 )
 from asyncfl.replica import Replica
 from asyncfl.simulation.deployment import sign_roster
@@ -334,11 +332,6 @@ class AttackedReplica(RuleBasedStateMachine):
             if any(member.manifest not in self.world.uploads for member in content.members):
                 continue
             item = self.world.open(content)
-            name = item.digest()
-            votes = tuple(
-                Vote(replica=j, signature=self.world.sign(j, Attest.KIND, attest_body(item.id, name)))
-                for j in (1, 2)
-            )
             size = 4 * FEDERATION.upload_dimension + wrong_size
             message = CertifiedItem(item=item, votes=self.world.attestations(item), opened_bytes=size)
             self.world.hear(REPLICAS[data.draw(OTHER)].public, message)
