@@ -25,16 +25,20 @@ import typer
 from rich.console import Group
 from rich.markup import escape
 from rich.panel import Panel
-from rich.table import Table
+from rich.table import Table as Grid
 from rich.text import Text
 
 from asyncfl.adversary import ATTACKERS
-from asyncfl.errors import ConfigurationError
+from asyncfl.effects import Table
+from asyncfl.errors import ConfigurationError, InvalidEvidence
+from asyncfl.evidence import Evidence, decode_evidence, find_culprit, verify
+from asyncfl.federation import Federation
 from node.commands.common import ExitCode, JsonFile, messages, write_json
 from node.commands.supervise import store_results, watched_run
 from node.commands.up import ClientProcesses
 from node.deployment_creation import NewDeployment, create_deployment
 from node.deployment_files import DeploymentDirectory
+from node.privacy_events import read_table
 from node.supervisor.demonstration import fresh_directory
 from node.supervisor.drill import Drill
 from node.supervisor.live import sparkline
@@ -113,12 +117,32 @@ class Ended:
         }
 
     def evidence(self) -> list[dict[str, Any]]:
-        """What honest replicas hold: kind, culprit by name, digest."""
-        names = {key.hex(): name for key, name in self.files.deployment.names.items()}
-        return [
-            {"kind": proof.kind, "culprit": names.get(proof.culprit, proof.culprit), "digest": proof.digest}
-            for proof in self.record.snapshot.evidence
-        ]
+        """What honest replicas have on disk: kind, culprit by name, digest, and whether it verifies offline."""
+        deployment = self.files.deployment
+        federation, found = deployment.federation(), {}
+        for replica in deployment.replicas:
+            if replica.name in self.record.misbehaving:
+                continue
+            state = self.files.state(replica.name) / "state.sqlite"
+            for name, encoded in read_table(state, deployment.digest + replica.key, Table.EVIDENCE).items():
+                proof = decode_evidence(encoded)
+                culprit = find_culprit(federation, proof)
+                found[name] = {
+                    "kind": proof.NAME,
+                    "culprit": deployment.names.get(culprit, culprit.hex()),
+                    "digest": name.hex(),
+                    "verified": verifies(federation, proof),
+                }
+        return sorted(found.values(), key=lambda proof: (proof["culprit"], proof["kind"], proof["digest"]))
+
+
+def verifies(federation: Federation, proof: Evidence) -> bool:
+    """Whether anybody who has the deployment file is convinced."""
+    try:
+        verify(federation, proof)
+    except InvalidEvidence:
+        return False
+    return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,6 +256,11 @@ def judge(pairs: list[Pair], tolerance: float) -> list[str]:
     for pair in pairs:
         for name, ended in (("honest", pair.honest), ("attacked", pair.attacked)):
             failures += [f"seed {pair.seed}, {name}: {sentence}" for sentence in ended.record.failures]
+        for proof in (*pair.honest.evidence(), *pair.attacked.evidence()):
+            if not proof["verified"] or proof["culprit"] not in pair.attacked.record.misbehaving:
+                failures.append(
+                    f"seed {pair.seed}: evidence against {proof['culprit']} ({proof['kind']}) is false"
+                )
     differences = [pair.difference for pair in pairs if pair.difference is not None]
     # Counts of test images, so that 0.5 points are not 0.50000001.
     if len(differences) == len(pairs) and mean(differences) < -tolerance - 1e-9:
@@ -279,7 +308,7 @@ def result(pairs: list[Pair], drill: Drill, failures: list[str]) -> dict[str, An
 
 def introduction(drill: Drill, replicas: int) -> Panel:
     """Who does what, and what for."""
-    table = Table.grid(padding=(0, 2))
+    table = Grid.grid(padding=(0, 2))
     table.add_column(no_wrap=True)
     table.add_column(no_wrap=True, style="magenta")
     table.add_column(style="dim")
@@ -297,20 +326,14 @@ def introduction(drill: Drill, replicas: int) -> Panel:
 
 def summary(pairs: list[Pair], drill: Drill, failures: list[str], tolerance: float) -> Panel:
     """Both runs side by side, the replicas at the end, and what was proven against whom."""
-    parts: list[Table | Text] = []
+    parts: list[Grid | Text] = []
     for pair in pairs:
         if len(pairs) > 1:
             parts.append(Text(f"seed {pair.seed}", style="bold"))
         parts += [compared(pair), Text()]
     last = pairs[-1].attacked
     parts += [replicas_at_the_end(last), Text()]
-    proofs = [proof for pair in pairs for proof in pair.attacked.evidence()]
-    told = "; ".join(
-        f"{sum(proof['culprit'] == culprit for proof in proofs)} against {culprit} "
-        f"({', '.join(sorted({proof['kind'] for proof in proofs if proof['culprit'] == culprit}))})"
-        for culprit in sorted({proof["culprit"] for proof in proofs})
-    )
-    parts.append(Text.from_markup(f"[dim]evidence[/]    {escape(told) or 'none'}"))
+    parts.append(Text.from_markup(f"[dim]evidence[/]    {escape(against(pairs))}"))
     differences = [pair.difference for pair in pairs if pair.difference is not None]
     if differences:
         spread = f" ± {stdev(differences):.2f} over {len(differences)} seeds" if len(differences) > 1 else ""
@@ -332,9 +355,21 @@ def summary(pairs: list[Pair], drill: Drill, failures: list[str], tolerance: flo
     )
 
 
-def compared(pair: Pair) -> Table:
+def against(pairs: list[Pair]) -> str:
+    """What was proven against whom, in a sentence."""
+    told = []
+    proofs = [proof for pair in pairs for proof in pair.attacked.evidence()]
+    for culprit in sorted({proof["culprit"] for proof in proofs}):
+        mine = [proof for proof in proofs if proof["culprit"] == culprit]
+        kinds = ", ".join(sorted({proof["kind"] for proof in mine}))
+        verified = sum(proof["verified"] for proof in mine)
+        told.append(f"{len(mine)} against {culprit} ({kinds}), {verified} verified offline")
+    return "; ".join(told) or "none: nothing that signatures prove"
+
+
+def compared(pair: Pair) -> Grid:
     """The two runs of one seed side by side."""
-    table = Table(box=None, padding=(0, 3, 0, 0), header_style="dim")
+    table = Grid(box=None, padding=(0, 3, 0, 0), header_style="dim")
     table.add_column("")
     for heading in ("all honest", "under attack"):
         table.add_column(heading, no_wrap=True)
@@ -367,9 +402,9 @@ def spread_over(values: list[float], count: int) -> list[float]:
     return [values[round(k * (len(values) - 1) / (count - 1))] for k in range(count)]
 
 
-def replicas_at_the_end(run: Ended) -> Table:
+def replicas_at_the_end(run: Ended) -> Grid:
     """What each replica did, and holds."""
-    table = Table(box=None, padding=(0, 3, 0, 0), header_style="dim")
+    table = Grid(box=None, padding=(0, 3, 0, 0), header_style="dim")
     for heading in ("replica", "does", "model"):
         table.add_column(heading, no_wrap=True, overflow="ellipsis")
     for heading in ("entries", "received", "sent"):

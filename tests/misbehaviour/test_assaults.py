@@ -16,7 +16,7 @@ CUT = {"garbage", "giant-lengths"}
 """Assaults that the victim ends at once."""
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("name", sorted(TRANSPORT_ATTACKS))
 def test_training_goes_on_under_an_assault_of_a_replica_and_a_client(besieged: Besieged, name: str) -> None:
     began = len(besieged.said)

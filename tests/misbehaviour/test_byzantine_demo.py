@@ -6,8 +6,10 @@ import importlib.util
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -63,11 +65,12 @@ def test_what_cannot_be_played_is_refused(
 
 
 class Fixed:
-    """A run that ended with this accuracy."""
+    """A run that ended with this accuracy, with replica-1 malicious, and this evidence."""
 
-    def __init__(self, accuracy: float | None, *failures: str) -> None:
+    def __init__(self, accuracy: float | None, *failures: str, evidence: Sequence[Any] = ()) -> None:
         self.accuracy = accuracy
-        self.record = type("Record", (), {"failures": list(failures)})
+        self.record = SimpleNamespace(failures=list(failures), misbehaving={"replica-1": "wrong-sums"})
+        self.evidence = lambda: list(evidence)
 
 
 @pytest.mark.parametrize(
@@ -87,6 +90,18 @@ def test_half_a_point_may_be_lost_and_no_more(
     assert bool(demo.judge(pairs, 0.5)) is failing
     broken = [demo.Pair(0, Fixed(0.9), Fixed(None, "agreement: none"))]
     assert demo.judge(broken, 0.5) == ["seed 0, attacked: agreement: none"]
+
+
+@pytest.mark.parametrize(
+    ("culprit", "verified", "failing"),
+    [("replica-1", True, False), ("replica-1", False, True), ("replica-0", True, True)],
+)
+def test_evidence_against_an_honest_node_is_a_failure(
+    demo: ModuleType, culprit: str, verified: bool, failing: bool
+) -> None:
+    proof = {"kind": "wrong-sum", "culprit": culprit, "digest": "00", "verified": verified}
+    pairs = [demo.Pair(0, Fixed(0.9), Fixed(0.9, evidence=[proof]))]
+    assert bool(demo.judge(pairs, 0.5)) is failing
 
 
 @pytest.mark.slow
@@ -109,7 +124,8 @@ def test_seven_replicas_of_which_two_are_malicious_end_as_seven_honest_ones(tmp_
     assert None not in models
     uploads = result["uploads"]
     assert 0 < uploads["opened"] == uploads["made"] - uploads["wasted"]
-    assert all(proof["culprit"] in result["misbehaving"] for proof in result["evidence"])
+    assert {proof["culprit"] for proof in result["evidence"]} == {"replica-5"}
+    assert all(proof["verified"] for proof in result["evidence"])
     assert "\x1b[" not in done.stderr
     for log in (tmp_path / "run" / "seed-0").glob("*/logs/*.log"):
         assert "Traceback" not in log.read_text(), log

@@ -32,6 +32,9 @@ FAST = {"local_steps": 2}
 class House:
     """Nodes of one deployment on an event loop in a thread of its own, each with its sockets and its disk."""
 
+    patience = 90.0
+    """Seconds that anything may take."""
+
     def __init__(self, files: DeploymentDirectory) -> None:
         self.files = files
         deployment = files.deployment
@@ -117,7 +120,7 @@ class House:
         return int(counts.get(files.deployment.client(client).key.hex(), 0))
 
     def until(self, what: str, condition: Callable[[], Any]) -> None:
-        deadline = time.monotonic() + 90
+        deadline = time.monotonic() + self.patience
         while not condition():
             for name, run in self.runs.items():
                 assert not run.done() or self.stops[name].is_set(), f"{name} ended: {run}"
