@@ -47,6 +47,7 @@ soak: install
 	$(PYTHON) scripts/kill_replicas.py --epochs 40 --beyond
 	$(PYTHON) scripts/soak.py --minutes 30
 	$(PYTHON) scripts/fuzz.py --inputs 1000000
+	$(PYTHON) scripts/byzantine_demo.py --seeds 3
 
 clean:
 	rm -rf $(VENV) demo-run kill-run soak-run byzantine-run build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -124,7 +124,7 @@ def test_seven_replicas_of_which_two_are_malicious_end_as_seven_honest_ones(tmp_
     assert None not in models
     uploads = result["uploads"]
     assert 0 < uploads["opened"] == uploads["made"] - uploads["wasted"]
-    assert {proof["culprit"] for proof in result["evidence"]} == {"replica-5"}
+    assert "replica-5" in {proof["culprit"] for proof in result["evidence"]} <= result["misbehaving"].keys()
     assert all(proof["verified"] for proof in result["evidence"])
     assert "\x1b[" not in done.stderr
     for log in (tmp_path / "run" / "seed-0").glob("*/logs/*.log"):
