@@ -22,6 +22,7 @@ from node.commands import (
     bench,
     demo,
     enroll,
+    evidence,
     experiment,
     init,
     keygen,
@@ -118,6 +119,7 @@ app.command("demo", rich_help_panel="Whole deployments on this machine")(demo.de
 app.command("init", rich_help_panel="Whole deployments on this machine")(init.init)
 app.command("up", rich_help_panel="Whole deployments on this machine")(up.up)
 app.command("status", rich_help_panel="Whole deployments on this machine")(status.status)
+app.add_typer(evidence.evidence, name="evidence", rich_help_panel="Whole deployments on this machine")
 app.command("enroll", rich_help_panel="Who takes part")(enroll.enroll)
 app.command("retire", rich_help_panel="Who takes part")(enroll.retire)
 app.command("keygen", rich_help_panel="One party")(keygen.keygen)

@@ -40,16 +40,9 @@ class Asking:
     # asking
 
     def ask_from(self, place: int) -> None:
-        """Ask the first replica in line from `place` on that can be reached."""
+        """Ask the first replica in line from `place` on that can be reached; a proven liar if there is no other."""
         context = self.context
-        line = context.line
-        for offset in range(len(line)):
-            candidate = (place + offset) % len(line)
-            if context.federation.replica_keys[line[candidate]] in context.connected:
-                context.place = candidate
-                break
-        else:
-            context.place = place % len(line)
+        context.place = next(context.reachable_from(place), place % len(context.line))
         self._asked_at = self.heartbeat_at = context.now
         self._asked_patience = context.fronts.patience
         self._queue_until = context.now

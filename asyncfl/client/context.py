@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from enum import StrEnum
 from typing import Any
 
@@ -102,6 +102,14 @@ class Context:
     def line(self) -> tuple[int, ...]:
         """Replicas in the order in which this client turns to them."""
         return self.assignment.line(self.cell if self.upload is not None or self.is_member else 0)
+
+    def reachable_from(self, place: int) -> Iterator[int]:
+        """Places in the line whose replicas can be reached, from `place` on and round; proven liars last."""
+        line, liars = self.line, self.docket.liars
+        places = [(place + offset) % len(line) for offset in range(len(line))]
+        for candidate in sorted(places, key=lambda each: line[each] in liars):
+            if self.federation.replica_keys[line[candidate]] in self.connected:
+                yield candidate
 
     @property
     def coordinator(self) -> int:

@@ -81,6 +81,7 @@ class Client:
         self.membership.ask_from = self.asking.ask_from
         self.membership.rest_if_done = self._rest_if_done
         self.uploading = Uploading(context, trainer, self._move)
+        context.docket.convict = self._convict
         self._from_anybody: dict[type[Any], Callable[[bytes, Any], None]] = {
             Convictions: context.docket.receive_convictions,
             EvidenceRequest: context.docket.receive_request,
@@ -248,6 +249,12 @@ class Client:
         self._rest_if_done()
         if not self.membership.update():
             self.asking.ask_from(0)
+
+    def _convict(self, party: bytes) -> None:
+        """There is proof against a replica: do not wait for a TASK of its any longer."""
+        context = self.context
+        if context.state is State.ASKING and party == context.coordinator_key:
+            self.asking.ask_from(context.place)
 
     def _receive_front(self, replica: int, message: Front) -> None:
         """Stop asking while enough replicas say that training is over; go on when they no longer do."""

@@ -95,13 +95,10 @@ class Uploading:
         context = self.context
         if context.upload is None:
             return
-        line = context.line
-        for offset in range(len(line)):
-            place = (self._next_place + offset) % len(line)
-            peer = context.federation.replica_keys[line[place]]
-            if peer in context.connected and line[place] not in self._refused:
+        for place in context.reachable_from(self._next_place):
+            if context.line[place] not in self._refused:
                 context.place = place
-                context.send(peer, Upload(manifest=context.upload))
+                context.send(context.coordinator_key, Upload(manifest=context.upload))
                 break
         epoch = context.upload.core.epoch
         context.waiting_for = f"replica {context.coordinator} to store the upload of epoch {epoch}"

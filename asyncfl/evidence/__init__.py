@@ -4,6 +4,7 @@
 exchange it; `docs/protocol.md`, section on evidence.
 """
 
+from asyncfl.evidence.describe import describe
 from asyncfl.evidence.docket import COMPARE, JUDGE, Docket
 from asyncfl.evidence.kinds import (
     EVIDENCE_TYPES,
@@ -55,6 +56,7 @@ __all__ = [
     "WrongSum",
     "accused",
     "decode_evidence",
+    "describe",
     "encode_evidence",
     "evidence_digest",
     "find_culprit",

@@ -12,7 +12,7 @@ Nobody's safety rests on any of this, and no quorum shrinks: who is convicted is
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Callable, Iterable, Mapping, Set
 from dataclasses import dataclass, replace
 from typing import Any, Final, Protocol
 
@@ -78,6 +78,8 @@ class Docket:
         """By digest."""
         self.by_culprit: dict[bytes, dict[str, bytes]] = {}
         """Digests of the evidence against each convicted party, by kind."""
+        self.convict: Callable[[bytes], None] = lambda party: None
+        """Told of each party once there is evidence against it, also of what was on disk."""
         self._replicas = frozenset(around.federation.replica_keys)
         self._clients = 0
         """How many clients are convicted."""
@@ -195,10 +197,13 @@ class Docket:
             self._announce(around.connected)
 
     def _enter(self, name: bytes, held: Held) -> None:
-        self._clients += held.culprit not in self._replicas and held.culprit not in self.by_culprit
+        is_new = held.culprit not in self.by_culprit
+        self._clients += is_new and held.culprit not in self._replicas
         self.held[name] = held
         self.by_culprit.setdefault(held.culprit, {})[held.evidence.NAME] = name
         self._asked.pop(held.culprit, None)
+        if is_new:
+            self.convict(held.culprit)
 
     # telling
 

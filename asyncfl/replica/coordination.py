@@ -108,6 +108,8 @@ class Coordination:
         """Stored here, in no group, and this replica's to group (by name, or by takeover)."""
         if not record.stored or not self.is_groupable(record) or self._is_taken(record.key):
             return False
+        if record.key[0] in self.context.docket.convicted:
+            return False
         if self._is_hopeless(record):
             return False
         if record.manifest.core.coordinator != self.context.index and not self._takes_over(record.manifest):
@@ -144,8 +146,9 @@ class Coordination:
         patience = context.inclusion.patience.seconds
         if not context.is_unreachable_for(core.coordinator, patience):
             return False
-        line = context.assignment.line(core.coordinator)[1:]
-        return next(j for j in line if context.is_connected(j)) == context.index
+        line = [j for j in context.assignment.line(core.coordinator)[1:] if context.is_connected(j)]
+        trusted = [j for j in line if j not in context.docket.liars]
+        return (trusted or line)[0] == context.index
 
     def _late(self, places: dict[Place, list[UploadRecord]]) -> dict[bytes, UploadRecord]:
         """Uploads whose cell cannot reach `min_group` although all its live members are in."""

@@ -190,10 +190,14 @@ class Gossip:
 
     @property
     def is_caught_up(self) -> bool:
-        """Whether n-t replicas (this one included) were heard and nothing they showed is missing here."""
+        """Whether n-t replicas (this one included) were heard and nothing they showed is missing here.
+
+        What a proven liar shows may not exist.
+        """
         if len(self.heard) + 1 < self.context.parameters.quorum:
             return False
-        ledger = self.context.ledger
+        ledger, liars = self.context.ledger, self.context.docket.liars
         return all(
-            target.version == ledger.version or not self._lacking(target) for target in self.targets.values()
+            j in liars or target.version == ledger.version or not self._lacking(target)
+            for j, target in self.targets.items()
         )

@@ -106,6 +106,7 @@ class Replica:
         self.rosters = RosterExchange(context, self.tasks.signed_front, self.uploads.rosters_changed)
         self.uploads.is_needed = self._is_needed
         self.locks.is_taken = self.coordination.was_taken
+        context.docket.convict = self.tasks.convict
         self._load(durable)
         self._from_replica: dict[type[Any], Callable[[int, Any], object]] = {
             Relay: lambda j, m: self.uploads.receive_relay(

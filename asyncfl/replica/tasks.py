@@ -85,6 +85,12 @@ class Tasks:
         if reason is not None:
             context.send(client, Wait(epoch=message.epoch, reason=reason, queue=self._others(client)))
 
+    def convict(self, party: bytes) -> None:
+        """There is proof against somebody: a client takes part no more, whatever it says, and nobody waits for it."""
+        if party not in self.context.federation.replica_index:
+            self.context.inclusion.leave(party)
+            self.forget(party)
+
     def forget(self, client: bytes) -> None:
         """The client is gone, or has left for good."""
         self.asking.pop(client, None)

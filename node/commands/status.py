@@ -65,6 +65,13 @@ def status(*, directory: Directory, json: JsonFlag = False) -> None:
     if deployment.allow_misbehaviour:
         output.print(_drill(facts), soft_wrap=True)
     output.print(collusion.sentence(), soft_wrap=True, highlight=False, style="dim")
+    proven = _proven(files, facts)
+    if proven:
+        output.print(
+            f"[red]proven liars:[/] {escape(', '.join(proven))}   "
+            f"[dim]asyncfl evidence list {escape(str(directory))}[/]",
+            soft_wrap=True,
+        )
     if furthest.get("finished"):
         output.print(f"[green]training is over:[/] {escape(furthest['finished'])}", soft_wrap=True)
     stalls = (each.get("stall") for each in facts["replicas"].values() if each["running"])
@@ -76,6 +83,19 @@ def status(*, directory: Directory, json: JsonFlag = False) -> None:
             f"  silent at every replica: [bold]asyncfl retire {escape(str(directory))} {escape(' '.join(gone))}[/]",
             soft_wrap=True,
         )
+
+
+def _proven(files: DeploymentDirectory, facts: dict[str, Any]) -> list[str]:
+    """Against whom the nodes here hold evidence."""
+    names = {key.hex(): name for key, name in files.deployment.names.items()}
+    nodes = (*facts["replicas"].values(), *facts["clients"].values())
+    culprits = {
+        piece["culprit"]
+        for said in nodes
+        if not said.get("misbehaving")
+        for piece in said.get("evidence") or ()
+    }
+    return sorted(names.get(culprit, culprit[:12]) for culprit in culprits)
 
 
 def _described(files: DeploymentDirectory, name: str) -> dict[str, Any]:

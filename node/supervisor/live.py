@@ -186,6 +186,10 @@ def _figures(record: Record) -> Table:
     table.add_row(
         "uploads", f"{snapshot.sent} sent   {snapshot.included} in the model   {waiting} waiting for a group"
     )
+    if snapshot.evidence:
+        culprits = len({proof.culprit for proof in snapshot.evidence})
+        parties = "1 party" if culprits == 1 else f"{culprits} parties"
+        table.add_row("evidence", f"[red]against {parties}[/]   [dim]asyncfl evidence list[/]")
     if record.accuracies:
         values = [point.accuracy for point in record.accuracies]
         table.add_row("accuracy", f"[bold green]{values[-1]:.3f}[/]  [green]{sparkline(values)}[/]")

@@ -1,0 +1,124 @@
+"""`asyncfl evidence`: what was proven against replicas and clients, and whether it holds."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from node.commands.common import Directory, ExitCode, JsonFile, output, write_json
+
+if TYPE_CHECKING:
+    from node.evidence_files import Piece
+
+evidence = typer.Typer(
+    help="Proofs that a replica or client has lied: list them, verify them offline.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+)
+
+
+@evidence.command("list")
+def list_evidence(*, directory: Directory, json: JsonFile = None) -> None:
+    """Show the evidence that the nodes of DIR hold: who did what, and which node has the proof.
+
+    DIR is a deployment's directory, or one node's in it (DIR/state/NAME). Nodes may run meanwhile. Nothing is changed.
+
+    [bold]Examples[/]
+
+    asyncfl evidence list run
+
+    asyncfl evidence list run --json -
+    """
+    pieces, problems = _read(directory)
+    _write(pieces, problems, json)
+    if json is None or str(json) != "-":
+        _show(pieces, verdicts=False)
+    _show_problems(problems)
+
+
+@evidence.command("verify")
+def verify_evidence(*, directory: Directory, json: JsonFile = None) -> None:
+    """Verify the evidence that the nodes of DIR hold, from deployment.toml and its own bytes alone.
+
+    Every signature and every computation is checked anew; no node needs to run, and none is asked. Fails (exit code 1)
+    when a piece proves nothing, 3 when a state cannot be read.
+
+    [bold]Examples[/]
+
+    asyncfl evidence verify run
+
+    asyncfl evidence verify run/state/replica-0 --json -
+    """
+    pieces, problems = _read(directory)
+    _write(pieces, problems, json)
+    if json is None or str(json) != "-":
+        _show(pieces, verdicts=True)
+    _show_problems(problems)
+    if any(piece.objection is not None for piece in pieces):
+        raise typer.Exit(int(ExitCode.FAILED))
+
+
+def _read(directory: Path) -> tuple[list[Piece], dict[str, str]]:
+    from node.evidence_files import find_nodes, read_evidence
+
+    return read_evidence(*find_nodes(directory))
+
+
+def _write(pieces: list[Piece], problems: dict[str, str], target: Path | None) -> None:
+    if target is None:
+        return
+    facts: dict[str, Any] = {
+        "evidence": [{**asdict(piece), "verified": piece.objection is None} for piece in pieces],
+        "verified": not problems and all(piece.objection is None for piece in pieces),
+        "problems": problems,
+    }
+    write_json(facts, target)
+
+
+def _show(pieces: list[Piece], *, verdicts: bool) -> None:
+    if not pieces:
+        output.print("no evidence: nobody was proven to have lied")
+        return
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    if verdicts:
+        table.add_column("", no_wrap=True)
+    table.add_column("culprit", no_wrap=True, max_width=16)
+    table.add_column("kind", no_wrap=True)
+    table.add_column("what it did" if not verdicts else "what is proven, or why it is not", ratio=1)
+    table.add_column("held by")
+    table.add_column("digest", no_wrap=True, style="dim")
+    for piece in pieces:
+        cells = [escape(piece.culprit[:16] or "–"), piece.kind or "–", _sentence(piece)]
+        cells += [_holders(piece.held_by), piece.digest[:12]]
+        table.add_row(*([_verdict(piece)] if verdicts else []), *cells)
+    output.print(table)
+
+
+def _sentence(piece: Piece) -> str:
+    if piece.objection is None:
+        return escape(piece.what)
+    return f"[{'red' if piece.judged else 'yellow'}]{escape(piece.objection)}[/]"
+
+
+def _verdict(piece: Piece) -> str:
+    if piece.objection is None:
+        return "[green]proven[/]"
+    return "[red]proves nothing[/]" if piece.judged else "[yellow]cannot be judged[/]"
+
+
+def _holders(names: list[str]) -> str:
+    shown = ", ".join(names[:2])
+    return escape(shown if len(names) <= 2 else f"{shown} and {len(names) - 2} more")
+
+
+def _show_problems(problems: dict[str, str]) -> None:
+    """States that cannot be read are named, and end the command."""
+    from asyncfl.errors import StorageError
+
+    if problems:
+        raise StorageError("; ".join(problems.values()))
