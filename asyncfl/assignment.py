@@ -72,6 +72,15 @@ def compute_cells(roster: Roster, cell_size: int, seed: bytes) -> tuple[tuple[by
     return tuple(tuple(order[k * count // cells : (k + 1) * count // cells]) for k in range(cells))
 
 
+def compute_coordinator(epoch: int, cell: int, replicas: int) -> int:
+    """The replica whose cell this is: `cell` mod n in epoch 1, and the next one with every epoch.
+
+    A cell that stayed with one replica could be that of a malicious one for ever: with fewer cells than replicas,
+    t of them could own all cells, and nothing would ever be opened.
+    """
+    return (cell + epoch - 1) % replicas
+
+
 @lru_cache(maxsize=64)
 def _assign(
     deployment: bytes, roster: Roster, cell_size: int, epoch: int
@@ -99,7 +108,11 @@ class Assignment:
             raise InvalidItem(f"client {client.hex()[:12]} is not in roster {roster.number}")
         return cell
 
-    def line(self, cell: int) -> tuple[int, ...]:
-        """Replicas in the order in which clients ask them: k mod n first."""
+    def coordinator(self, epoch: int, cell: int) -> int:
+        """The replica that the clients of a cell ask first."""
+        return compute_coordinator(epoch, cell, self._replicas)
+
+    def line(self, first: int) -> tuple[int, ...]:
+        """All replicas from `first` on, in the order in which they stand in for each other."""
         n = self._replicas
-        return tuple((cell + offset) % n for offset in range(n))
+        return tuple((first + offset) % n for offset in range(n))

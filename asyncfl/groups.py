@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
 
-from asyncfl.assignment import Assignment
+from asyncfl.assignment import Assignment, compute_coordinator
 from asyncfl.errors import InvalidItem
 from asyncfl.federation import Federation, Roster
 from asyncfl.messages import LockContent, Manifest, Member
@@ -83,7 +83,7 @@ def check_group(
         if is_own(member, content, manifest):
             own += 1
             named.add(roster.number)
-        elif group.cell % parameters.replicas != group.coordinator:
+        elif compute_coordinator(group.epoch, group.cell, parameters.replicas) != group.coordinator:
             raise InvalidItem("late uploads ride only on the coordinator's own cells")
         elif not group.epoch - MAX_LATE_EPOCHS <= member.epoch <= group.epoch:
             raise InvalidItem(f"an upload of epoch {member.epoch} cannot ride on epoch {group.epoch}")

@@ -101,7 +101,10 @@ class Context:
     @property
     def line(self) -> tuple[int, ...]:
         """Replicas in the order in which this client turns to them."""
-        return self.assignment.line(self.cell if self.upload is not None or self.is_member else 0)
+        if self.upload is None and not self.is_member:
+            return self.assignment.line(0)
+        epoch = self.epoch if self.upload is None else self.upload.core.epoch
+        return self.assignment.line(self.assignment.coordinator(epoch, self.cell))
 
     def reachable_from(self, place: int) -> Iterator[int]:
         """Places in the line whose replicas can be reached, from `place` on and round; proven liars last."""

@@ -212,7 +212,7 @@ class Coordination:
         """Late uploads that may ride on top: lowest inclusion count first, each client once."""
         epoch, cell, _ = place
         parameters = self.context.parameters
-        if cell % parameters.replicas != self.context.index:
+        if self.context.assignment.coordinator(epoch, cell) != self.context.index:
             return []
         clients = {record.key[0] for record in members}
         riders: list[UploadRecord] = []

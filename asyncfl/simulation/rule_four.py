@@ -38,7 +38,7 @@ def objections(
         found.append("a client appears twice in an opened group")
     if len(cores) > parameters.max_group:
         found.append(f"{len(cores)} members were opened, more than max_group")
-    if riders and group.cell % parameters.replicas != group.coordinator:
+    if riders and (group.epoch - 1 + group.cell - group.coordinator) % parameters.replicas:
         found.append("late uploads rode on a cell that is not the coordinator's own")
     if any(not 0 <= group.epoch - core.epoch <= MAX_LATE_EPOCHS for core in riders):
         found.append("an upload of a later epoch, or one too old, rode on a group")

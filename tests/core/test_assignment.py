@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from asyncfl.assignment import (
     Assignment,
     compute_cells,
+    compute_coordinator,
     compute_shuffled_index,
     compute_shuffled_positions,
 )
@@ -93,5 +94,20 @@ def test_a_stranger_has_no_cell() -> None:
         Assignment(federation).cell_of(bytes(32), federation.rosters[0], 1)
 
 
-def test_the_line_starts_at_the_cells_own_coordinator() -> None:
-    assert Assignment(make_federation(clients=16)).line(6) == (2, 3, 0, 1)
+def test_the_line_goes_once_round_all_replicas() -> None:
+    assert Assignment(make_federation(clients=16)).line(2) == (2, 3, 0, 1)
+
+
+@pytest.mark.parametrize("cell", [0, 1, 6])
+@pytest.mark.parametrize("replicas", [1, 4, 7, 16])
+def test_a_cell_goes_round_all_replicas(replicas: int, cell: int) -> None:
+    """A cell that stayed with one replica would be a malicious one's for ever."""
+    owners = [compute_coordinator(epoch, cell, replicas) for epoch in range(5, 5 + 2 * replicas)]
+    assert sorted(owners[:replicas]) == list(range(replicas))
+    assert owners[replicas:] == owners[:replicas]
+
+
+@pytest.mark.parametrize("replicas", [1, 4, 7, 16])
+def test_the_cells_of_an_epoch_are_spread_over_the_replicas(replicas: int) -> None:
+    owners = [compute_coordinator(9, cell, replicas) for cell in range(2 * replicas + 1)]
+    assert {owners.count(replica) for replica in range(replicas)} == {2, 3}

@@ -31,7 +31,7 @@ def make_manifest(client: bytes, epoch: int, *, under: Roster = ROSTER, **overri
     context = masking.UploadContext(
         epoch=epoch,
         cell=cell,
-        coordinator=override.get("coordinator", cell % 4),
+        coordinator=override.get("coordinator", ASSIGNMENT.coordinator(epoch, cell)),
         roster=override.get("roster", under.number),
         roster_digest=under.digest,
         base_version=bytes(32),
@@ -44,10 +44,9 @@ def make_group(
     manifests: list[Manifest], *, epoch: int = 9, cell: int = 1, coordinator: int | None = None
 ) -> tuple[LockContent, list[Manifest]]:
     ordered = sorted(manifests, key=lambda m: (m.core.client, m.core.epoch))
+    owner = ASSIGNMENT.coordinator(epoch, cell) if coordinator is None else coordinator
     content = LockContent(
-        id=GroupId(
-            epoch=epoch, cell=cell, coordinator=cell % 4 if coordinator is None else coordinator, part=0
-        ),
+        id=GroupId(epoch=epoch, cell=cell, coordinator=owner, part=0),
         members=tuple(Member(client=m.core.client, epoch=m.core.epoch, manifest=m.digest()) for m in ordered),
     )
     return content, ordered

@@ -37,9 +37,9 @@ class Course:
 COURSES: Final = {
     "normal-course": Course("Nothing fails.", 2),
     "coordinator-killed": Course(
-        "Replica 0 dies while clients train for it, and stays away for a minute: replica 1, the next in line, takes "
-        "their uploads over (entries of cell 0 with coordinator 1).",
-        3, (Crash("replica-0", 2.45, 60.0),),
+        "Replica 1 dies while clients train for it, and stays away for a minute: replica 2, the next in line, takes "
+        "their uploads over (epoch 1, cell 1 and epoch 2, cell 0, with coordinator 2).",
+        3, (Crash("replica-1", 2.45, 60.0),),
     ),
     "late-upload": Course(
         f"Client {SLOW} takes 20 seconds for its first epoch: the others go on to epoch 3, and its upload rides on a "

@@ -160,7 +160,7 @@ MUTATIONS = [
     ),
     Mutation(
         "riders-on-any-cell", "riders only on the coordinator's own cells", "asyncfl.groups:check_group",
-        "elif group.cell % parameters.replicas != group.coordinator:", "elif False:",
+        "elif compute_coordinator(group.epoch, group.cell, parameters.replicas) != group.coordinator:", "elif False:",
         S1, by_replica("foreign-cell", clients=12, faults=(Disconnection("replica-0", "replica-1", 2.0, 60.0),
                                                            Crash("replica-1", 3.0, 40.0))), seeds=6,
         also=((REPLICA + "locks:Locks._is_held", "return any(", "return False and any("),),

@@ -38,7 +38,9 @@ def honest_upload(simulation: Simulation, number: int, epoch: int) -> masking.Pr
     identity = simulation.client_ids[number]
     roster = Rosters(simulation.federation).at(epoch)
     cell = assignment.cell_of(identity.public, roster, epoch)
-    context = masking.UploadContext(epoch, cell, cell % 4, roster.number, roster.digest, bytes(32))
+    context = masking.UploadContext(
+        epoch, cell, assignment.coordinator(epoch, cell), roster.number, roster.digest, bytes(32)
+    )
     update = torch.zeros(simulation.federation.dimension)
     return masking.protect(update, context, identity, simulation.federation)
 

@@ -47,7 +47,9 @@ def small(last_epoch: int | None = 4) -> tuple[Simulation, Observer]:
 def make_upload(simulation: Simulation, number: int, epoch: int, roster: Roster) -> masking.Protected:
     identity = simulation.client_ids[number]
     cell = Assignment(simulation.federation).cell_of(identity.public, roster, epoch)
-    context = masking.UploadContext(epoch, cell, cell % 4, roster.number, roster.digest, bytes(32))
+    context = masking.UploadContext(
+        epoch, cell, (cell + epoch - 1) % 4, roster.number, roster.digest, bytes(32)
+    )
     return masking.protect(
         torch.zeros(simulation.federation.dimension), context, identity, simulation.federation
     )
@@ -293,7 +295,7 @@ def test_a_client_goes_by_the_roster_that_n_minus_t_report_and_asks_its_new_coor
     assert bench.last(Ready).roster == 1
     context = bench.client.context
     cell = context.assignment.cell_of(bench.identity.public, bench.simulation.rosters[1], 2)
-    assert bench.last(Ready).coordinator == cell % 4
+    assert bench.last(Ready).coordinator == context.assignment.coordinator(2, cell)
 
 
 def test_a_forged_retirement_retires_nobody() -> None:

@@ -154,7 +154,8 @@ def test_a_statement_that_comes_after_its_start_epoch_is_taken_within_the_grace(
     change.join()
     change.finish()
     assert all(change.simulation.client(i).state is State.RETIRED for i in range(RETIRED))
-    assert all(len(change.included(number)) >= 4 for number in change.joiners)
+    # In the last epochs (n - cells + 1 of them) a late upload may find no later group of its coordinator.
+    assert all(set(range(5, LAST - 2)) <= change.included(number) for number in change.joiners)
     members = [change.included(number) for number in range(RETIRED, 8)]
     assert all(epochs == set(range(1, LAST + 1)) for epochs in members)
     assert len(versions(change.simulation)) == 1

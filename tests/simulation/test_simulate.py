@@ -8,7 +8,8 @@ import sys
 import pytest
 from typer.testing import CliRunner
 
-from asyncfl.simulation.scenario import draw
+from asyncfl.simulation.attackers import Attack
+from asyncfl.simulation.scenario import Scenario, draw
 from asyncfl.simulation.trial import run
 from node.cli import app
 
@@ -23,6 +24,14 @@ def test_four_replicas_keep_every_promise(seed: int) -> None:
 def test_seven_replicas_keep_every_promise(seed: int) -> None:
     outcome = run(draw(seed, replicas=7, byzantine=2))
     assert outcome.kind is None, (outcome.violations[:3], outcome.stalled)
+
+
+def test_two_malicious_replicas_do_not_own_the_only_two_cells_for_ever() -> None:
+    """With eight clients there are two cells; replicas 0 and 1 once coordinated both in every epoch."""
+    hoarders = (Attack("replica-0", "drop-updates"), Attack("replica-1", "drop-updates"))
+    outcome = run(Scenario(1, 7, 2, 8, attacks=hoarders), drain=30.0)
+    assert outcome.kind is None, (outcome.violations[:3], outcome.stalled)
+    assert outcome.included >= outcome.sent / 2
 
 
 def test_a_seed_reproduces_its_run_event_by_event() -> None:
