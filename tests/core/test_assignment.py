@@ -110,4 +110,5 @@ def test_a_cell_goes_round_all_replicas(replicas: int, cell: int) -> None:
 @pytest.mark.parametrize("replicas", [1, 4, 7, 16])
 def test_the_cells_of_an_epoch_are_spread_over_the_replicas(replicas: int) -> None:
     owners = [compute_coordinator(9, cell, replicas) for cell in range(2 * replicas + 1)]
-    assert {owners.count(replica) for replica in range(replicas)} == {2, 3}
+    counts = [owners.count(replica) for replica in range(replicas)]
+    assert max(counts) - min(counts) <= 1
