@@ -104,8 +104,9 @@ def quiet(
     )
 
 
-def by_replica(name: str, **options: Any) -> Callable[[int], Scenario]:
-    return quiet(("replica-0", name), **options)
+def by_replica(name: str, *, clients: int = 12, **options: Any) -> Callable[[int], Scenario]:
+    """As many cells as replicas, so that the attacker coordinates one in every epoch."""
+    return quiet(("replica-0", name), clients=clients, **options)
 
 
 def by_clients(name: str, **options: Any) -> Callable[[int], Scenario]:
