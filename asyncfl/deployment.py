@@ -21,6 +21,7 @@ from asyncfl.deployment_fields import (
     FileInside,
     Hash,
     Key,
+    Line,
     Name,
     Nonce,
     Options,
@@ -73,7 +74,7 @@ class TaskEntry(Section):
     `seed` decides the initial weights, the data partition and the order of training.
     """
 
-    factory: Annotated[str, Field(min_length=1, max_length=400)]
+    factory: Line
     seed: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0
     options: Options = Field(default_factory=dict)
 

@@ -46,7 +46,16 @@ def _on_curve(value: bytes) -> bytes:
     return value
 
 
+def _one_line(value: str) -> str:
+    """Neither what a terminal obeys nor what no file can be called."""
+    if not value.isprintable():
+        raise ValueError("control characters cannot stand here")
+    return value
+
+
 def _websocket_url(value: str) -> str:
+    if any(character.isspace() for character in value):
+        raise ValueError("a replica's address has no spaces")
     try:
         parts = urlsplit(value)
         host, port = parts.hostname, parts.port
@@ -89,6 +98,7 @@ SignatureBytes = Annotated[bytes, *_hex_form, AfterValidator(_sized(64))]
 Nonce = Annotated[bytes, *_hex_form, AfterValidator(_sized(NONCE_BYTES))]
 Name = Annotated[str, AfterValidator(_file_name)]
 Epoch = Annotated[int, Field(ge=1, le=2**31 - 1)]
-Address = Annotated[str, AfterValidator(_websocket_url)]
-FileInside = Annotated[str, Field(min_length=1, max_length=400), AfterValidator(_inside)]
+Line = Annotated[str, Field(min_length=1, max_length=400), AfterValidator(_one_line)]
+Address = Annotated[str, AfterValidator(_one_line), AfterValidator(_websocket_url)]
+FileInside = Annotated[Line, AfterValidator(_inside)]
 Options = Annotated[dict[str, Any], AfterValidator(_plain)]

@@ -7,12 +7,18 @@ from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, get_args, get_origin
 
 from annotated_types import Ge, Le, Len
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from pydantic import AfterValidator, FailFast
 
 from asyncfl.identity import Identity
 from asyncfl.messages import Message
 from asyncfl.wire import Wire
+
+SMALL = settings(
+    deadline=None, database=None, suppress_health_check=list(HealthCheck), phases=(Phase.generate,)
+)
+"""What all state machines here have in common."""
 
 Known = Mapping[str, Sequence[Any]]
 """Values worth saying again, by the name of the field that they fit."""

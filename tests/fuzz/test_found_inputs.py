@@ -14,6 +14,7 @@ from asyncfl.messages import MESSAGE_TYPES, Expired, Refused, RosterStatement, V
 from asyncfl.wire import MAX_MESSAGE_BYTES, Wire, pack
 from node.commands.common import key_values
 from node.deployment_files import DeploymentDirectory, read_key, read_public_key
+from tests.deployment.test_deployment import TEXT
 
 MIB = 1 << 20
 
@@ -109,6 +110,24 @@ def test_deployment_files_that_crashed_or_swelled_are_refused(text: str) -> None
 def test_an_unknown_key_with_an_escape_sequence_is_shown_and_not_obeyed() -> None:
     with pytest.raises(ConfigurationError) as caught:
         Deployment.parse('format = 1\n"\\u001b[31mred" = 1')
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ('file = "model.safetensors"', 'file = "a\\u0000b"'),
+        ('file = "model.safetensors"', 'file = "\\u001b[2J"'),
+        ('factory = "digits"', 'factory = "digits\\u001b[2J"'),
+        ("ws://127.0.0.1:7000", "ws://h\\u001bo:7000"),
+        ("ws://127.0.0.1:7000", "ws://a b:7000"),
+    ],
+)
+def test_texts_of_a_deployment_file_that_no_file_or_terminal_bears(old: str, new: str) -> None:
+    """A path with a zero byte was taken, and opening the model raised ValueError; escape sequences reached `status`."""
+    assert old in TEXT
+    with pytest.raises(ConfigurationError) as caught:
+        Deployment.parse(TEXT.replace(old, new, 1))
     assert str(caught.value).isprintable()
 
 

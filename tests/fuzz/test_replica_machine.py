@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from hypothesis import HealthCheck, Phase, settings
+import pytest
+from hypothesis import Phase, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
 from asyncfl.messages import (
     MESSAGE_TYPES,
@@ -42,7 +43,7 @@ from tests.fuzz.replica_world import (
     cell_of,
     made,
 )
-from tests.fuzz.shapes import shaped, signed
+from tests.fuzz.shapes import SMALL, shaped, signed
 
 EPOCHS = st.sampled_from((1, 1, 1, 1, 2, 2, 3, 17, 40, FAR))
 CLIENT = st.integers(0, CLIENTS - 1)
@@ -438,7 +439,11 @@ def _none_honest(evidence: list[dict[str, Any]]) -> bool:
 
 
 TestAttackedReplica = AttackedReplica.TestCase
-TestAttackedReplica.settings = settings(
-    max_examples=25, stateful_step_count=25, derandomize=True, deadline=None, database=None,
-    suppress_health_check=list(HealthCheck), phases=(Phase.generate,),
-)  # fmt: skip
+TestAttackedReplica.settings = settings(SMALL, max_examples=25, stateful_step_count=25, derandomize=True)
+
+
+@pytest.mark.slow
+def test_for_long() -> None:
+    """Other choices every time; a failure is shrunk."""
+    every = settings(SMALL, max_examples=400, stateful_step_count=60, phases=(Phase.generate, Phase.shrink))
+    run_state_machine_as_test(AttackedReplica, settings=every)
