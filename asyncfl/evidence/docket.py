@@ -40,6 +40,8 @@ ANNOUNCE_SECONDS: Final = 5.0
 """How often those who hold less evidence are told of what is held here."""
 REQUEST_SECONDS: Final = 1.0
 """How long a request for evidence rests before somebody else is asked, and between two answers to one peer."""
+SUSPICIONS_AT_ONCE: Final = 4
+"""Of one kind against one party: one that holds is enough, and a liar contradicts itself as often as it likes."""
 MAX_CLIENTS: Final = 1024
 """Clients against whom evidence is kept: a piece has up to 100 kB."""
 
@@ -160,10 +162,17 @@ class Docket:
             return
         if not self._has_room(culprit, evidence.NAME):
             return
+        if source is None and self._under_way(culprit, evidence.NAME) >= SUSPICIONS_AT_ONCE:
+            return
         encoded = encode_evidence(evidence)
         name = evidence_digest(encoded)
         if self.around.compute((JUDGE, name), Judge(evidence, federation)):
             self._judging[name] = (Held(evidence, culprit, encoded), source)
+
+    def _under_way(self, culprit: bytes, kind: str) -> int:
+        """How many suspicions of this kind, found here, are being verified against one party."""
+        found_here = [held for held, source in self._judging.values() if source is None]
+        return sum((held.culprit, held.evidence.NAME) == (culprit, kind) for held in found_here)
 
     def _has_room(self, culprit: bytes, kind: str) -> bool:
         known = self.by_culprit.get(culprit, {})
