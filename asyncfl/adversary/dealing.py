@@ -103,9 +103,11 @@ class Dealing:
         changes: dict[str, Any] = {
             "upload": content_digest(payload), "check_digest": content_digest(checks), **core,
         }  # fmt: skip
+        dealer = core.get("client", self.job.identity.public)
+        if salted is None and dealer != self.job.identity.public:
+            salted = self.salted  # Its commitments name the dealer.
         if salted is not None:
             boxes = zip(federation.replica_keys, salted, strict=True)
-            dealer = self.job.identity.public
             changes["share_digests"] = tuple(share_digest(dealer, data) for data in salted)
             changes["boxes"] = tuple(self.job.seal_with(key, data) for key, data in boxes)
         built = self.manifest.core.model_copy(update=changes)

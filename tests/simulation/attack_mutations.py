@@ -68,9 +68,9 @@ ATTACK_MUTATIONS = [
     ),
     Mutation(
         "false-proofs-vouched", "the dealing proof is checked, its public part and at every share",
-        MASKING + "verify:verify_public", "if not error_within_bound(", "if False and not error_within_bound(",
+        MASKING + "verify:verify_check_blocks", "if not error_within_bound(", "if False and not error_within_bound(",
         NONE, by_clients("false-proof"), goal=goals.ADMITTED,
-        also=((MASKING + "verify:open_share", "if bool((difference % ring.modulus).any()):", "if False:"),),
+        also=((MASKING + "verify:_check_share", "if bool((difference % ring.modulus).any()):", "if False:"),),
     ),
     Mutation(
         "boxes-of-any-length", "a box has the length of a share", MASKING + "verify:check_manifest",
@@ -167,9 +167,8 @@ ATTACK_MUTATIONS = [
     Mutation(
         "attestations-by-id", "an attestation is of an item's digest, not of its id",
         REPLICA + "items:Items.receive_attest", "name = message.item",
-        "name = self.context.ledger.by_id.get(message.id, message.item)", STALL,
+        "name = self.context.ledger.by_id.get(message.id, message.item)", STALL | S4,
         by_replica("false-attestations", faults=(Crash("replica-2", 3.0, 20.0),)),
-        also=((REPLICA + "items:Items.receive_attest", "Attest.KIND, name,", "Attest.KIND, message.item,"),),
     ),
     # models
     Mutation(

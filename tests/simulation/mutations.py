@@ -148,7 +148,7 @@ MUTATIONS = [
     ),
     Mutation(
         "group-below-minimum", "at least min_group members of one cell", "asyncfl.groups:check_group",
-        "if own < parameters.min_group:", "if own < 1:", S1, by_replica("lone-member"),
+        "if own < parameters.min_group:", "if own < 1:", S1 | S4, by_replica("lone-member"),
     ),
     Mutation(
         "riders-count", "riders come on top of min_group", "asyncfl.groups:is_own",
