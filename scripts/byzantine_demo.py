@@ -25,20 +25,17 @@ import typer
 from rich.console import Group
 from rich.markup import escape
 from rich.panel import Panel
-from rich.table import Table as Grid
+from rich.table import Table
 from rich.text import Text
 
 from asyncfl.adversary import ATTACKERS
-from asyncfl.effects import Table
-from asyncfl.errors import ConfigurationError, InvalidEvidence
-from asyncfl.evidence import Evidence, decode_evidence, find_culprit, verify
-from asyncfl.federation import Federation
+from asyncfl.errors import ConfigurationError
 from node.commands.common import ExitCode, JsonFile, messages, write_json
 from node.commands.supervise import store_results, watched_run
 from node.commands.up import ClientProcesses
 from node.deployment_creation import NewDeployment, create_deployment
 from node.deployment_files import DeploymentDirectory
-from node.privacy_events import read_table
+from node.evidence_files import read_evidence
 from node.supervisor.demonstration import fresh_directory
 from node.supervisor.drill import Drill
 from node.supervisor.live import sparkline
@@ -118,31 +115,17 @@ class Ended:
 
     def evidence(self) -> list[dict[str, Any]]:
         """What honest replicas have on disk: kind, culprit by name, digest, and whether it verifies offline."""
-        deployment = self.files.deployment
-        federation, found = deployment.federation(), {}
-        for replica in deployment.replicas:
-            if replica.name in self.record.misbehaving:
-                continue
-            state = self.files.state(replica.name) / "state.sqlite"
-            for name, encoded in read_table(state, deployment.digest + replica.key, Table.EVIDENCE).items():
-                proof = decode_evidence(encoded)
-                culprit = find_culprit(federation, proof)
-                found[name] = {
-                    "kind": proof.NAME,
-                    "culprit": deployment.names.get(culprit, culprit.hex()),
-                    "digest": name.hex(),
-                    "verified": verifies(federation, proof),
-                }
-        return sorted(found.values(), key=lambda proof: (proof["culprit"], proof["kind"], proof["digest"]))
-
-
-def verifies(federation: Federation, proof: Evidence) -> bool:
-    """Whether anybody who has the deployment file is convinced."""
-    try:
-        verify(federation, proof)
-    except InvalidEvidence:
-        return False
-    return True
+        replicas = (replica.name for replica in self.files.deployment.replicas)
+        honest = [name for name in replicas if name not in self.record.misbehaving]
+        return [
+            {
+                "kind": piece.kind,
+                "culprit": piece.culprit,
+                "digest": piece.digest,
+                "verified": piece.objection is None,
+            }
+            for piece in read_evidence(self.files, honest)[0]
+        ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -308,7 +291,7 @@ def result(pairs: list[Pair], drill: Drill, failures: list[str]) -> dict[str, An
 
 def introduction(drill: Drill, replicas: int) -> Panel:
     """Who does what, and what for."""
-    table = Grid.grid(padding=(0, 2))
+    table = Table.grid(padding=(0, 2))
     table.add_column(no_wrap=True)
     table.add_column(no_wrap=True, style="magenta")
     table.add_column(style="dim")
@@ -326,7 +309,7 @@ def introduction(drill: Drill, replicas: int) -> Panel:
 
 def summary(pairs: list[Pair], drill: Drill, failures: list[str], tolerance: float) -> Panel:
     """Both runs side by side, the replicas at the end, and what was proven against whom."""
-    parts: list[Grid | Text] = []
+    parts: list[Table | Text] = []
     for pair in pairs:
         if len(pairs) > 1:
             parts.append(Text(f"seed {pair.seed}", style="bold"))
@@ -367,9 +350,9 @@ def against(pairs: list[Pair]) -> str:
     return "; ".join(told) or "none: nothing that signatures prove"
 
 
-def compared(pair: Pair) -> Grid:
+def compared(pair: Pair) -> Table:
     """The two runs of one seed side by side."""
-    table = Grid(box=None, padding=(0, 3, 0, 0), header_style="dim")
+    table = Table(box=None, padding=(0, 3, 0, 0), header_style="dim")
     table.add_column("")
     for heading in ("all honest", "under attack"):
         table.add_column(heading, no_wrap=True)
@@ -402,9 +385,9 @@ def spread_over(values: list[float], count: int) -> list[float]:
     return [values[round(k * (len(values) - 1) / (count - 1))] for k in range(count)]
 
 
-def replicas_at_the_end(run: Ended) -> Grid:
+def replicas_at_the_end(run: Ended) -> Table:
     """What each replica did, and holds."""
-    table = Grid(box=None, padding=(0, 3, 0, 0), header_style="dim")
+    table = Table(box=None, padding=(0, 3, 0, 0), header_style="dim")
     for heading in ("replica", "does", "model"):
         table.add_column(heading, no_wrap=True, overflow="ellipsis")
     for heading in ("entries", "received", "sent"):
