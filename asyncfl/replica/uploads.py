@@ -55,6 +55,8 @@ class UploadRecord:
     oks: dict[int, bytes] = field(default_factory=dict)
     answered: set[int] = field(default_factory=set)
     """Replicas that answered SHARE_OK or SHARE_BAD."""
+    refused_by: set[int] = field(default_factory=set)
+    """Replicas that answered REFUSED since they were last connected: it is not relayed to them again."""
     pinned: bool = False
     """Part of a group that was locked or revealed here: kept longer."""
     expired: bool = False
@@ -369,17 +371,24 @@ class Uploads:
             record.oks[replica] = message.signature
             self.changed.add(record.digest)
 
+    def receive_refused(self, replica: int, message: Refused) -> None:
+        """A replica does not take what was relayed to it; where a LOCK needs it, it asks for it by itself."""
+        record = self.records.get(message.manifest)
+        if record is not None:
+            record.refused_by.add(replica)
+
     # repetition and clean-up
 
     def _relay(self, record: UploadRecord) -> None:
         record.relay_at = self.context.now + RESEND_SECONDS
         for replica in self.context.others:
-            if replica not in record.answered:
+            if replica not in record.answered | record.refused_by:
                 self.context.send_replica(replica, Relay(manifest=record.manifest))
 
     def replica_connected(self, replica: int) -> None:
         """Tell a returning replica of everything carried here that it has not answered."""
         for record in self.records.values():
+            record.refused_by.discard(replica)  # started again, it may be at an earlier epoch
             if record.carrier and record.stored and replica not in record.answered:
                 self.context.send_replica(replica, Relay(manifest=record.manifest))
 
