@@ -18,6 +18,8 @@ from asyncfl.errors import ConfigurationError, InvalidItem
 
 VERIFIED: Final = 4096
 """Signatures of which it is remembered whether they are valid: about 2 MB."""
+REMEMBERED_BYTES: Final = 256
+"""Longest body for that. Sums of shares (3 kB) are verified once by each replica, and would take 12 MB."""
 
 
 class Identity:
@@ -64,7 +66,10 @@ class Identity:
 
 def verify(public: bytes, kind: str, deployment: bytes, body: bytes, signature: bytes) -> bool:
     """Whether `signature` is `public`'s on `body` under the same domain."""
-    return _is_signed(public, _signed(kind, deployment, body), signature)
+    signed = _signed(kind, deployment, body)
+    if len(body) > REMEMBERED_BYTES:
+        return _is_signed.__wrapped__(public, signed, signature)
+    return _is_signed(public, signed, signature)
 
 
 @lru_cache(maxsize=VERIFIED)

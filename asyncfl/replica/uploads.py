@@ -85,6 +85,8 @@ class Uploads:
         self._by_payload: dict[bytes, list[bytes]] = defaultdict(list)
         self._unopened: dict[bytes, int] = defaultdict(int)
         self._early: dict[bytes, dict[int, tuple[UploadKey, bytes]]] = {}
+        self._early_since = 0
+        """The front at which SHARE_OKs of uploads too long past were last forgotten."""
         self._awaiting: dict[bytes, Manifest] = {}
         """The last upload of a client that names a roster not held here, by client."""
         self.is_needed: Callable[[bytes], bool] = lambda blob: False
@@ -392,8 +394,20 @@ class Uploads:
             if record.carrier and record.stored and replica not in record.answered:
                 self.context.send_replica(replica, Relay(manifest=record.manifest))
 
+    def _forget_early(self, front: int) -> None:
+        """SHARE_OKs of uploads that would be deleted if they came now."""
+        self._early_since = front
+        for digest, oks in list(self._early.items()):
+            kept = {j: ok for j, ok in oks.items() if front <= ok[0][1] + KEEP_EPOCHS}
+            if kept:
+                self._early[digest] = kept
+            else:
+                del self._early[digest]
+
     def tick(self) -> None:
         front = self.context.inclusion.front
+        if front != self._early_since:
+            self._forget_early(front)
         for record in list(self.records.values()):
             keep = KEEP_LOCKED_EPOCHS if record.pinned else KEEP_EPOCHS
             if front > record.manifest.core.epoch + keep:

@@ -1,8 +1,9 @@
 """Whether processes grew: a robust slope for each life, and what is allowed.
 
 The slope is that of Theil (1950) and Sen (1968): the median of the slopes of all pairs of samples, which a third of
-outliers does not move. A life counts from `WARM_UP_SECONDS` after its start (torch, caches and the last rows' models
-fill first) and only if it lasts `SHORTEST_SECONDS` beyond that.
+outliers does not move. A life counts from `WARM_UP_SECONDS` after its start and only if it lasts `SHORTEST_SECONDS`
+beyond that: tables that are bounded fill first, the last of them what was locked and never opened, which is kept for
+64 epochs (15 minutes where a soak makes four a minute).
 
 What a node must remember for ever (the ledger; which uploads were accepted and locked) grows with the entries, not
 with time. It is allowed for by `ENTRY_BYTES` each, and shown apart; the rest must be flat.
@@ -18,12 +19,12 @@ import numpy
 
 from chaos.gauges import Life, Sample
 
-WARM_UP_SECONDS: Final = 240.0
-SHORTEST_SECONDS: Final = 240.0
+WARM_UP_SECONDS: Final = 900.0
+SHORTEST_SECONDS: Final = 300.0
 MIB: Final = 1 << 20
 LEAK_MIB_PER_HOUR: Final = 24.0
-"""Beyond what entries account for. Over 30 minutes that is 12 MiB, twice what repeated runs differ by; a leak of
-one upload of digits (33 kB) in a hundred would be found."""
+"""Beyond what entries account for: 6 MiB in a quarter of an hour, which is what bounded tables may still lack. A leak
+of one upload of digits (33 kB) every five seconds would be found."""
 DESCRIPTORS: Final = 8
 """By which the median of a life's last third may exceed that of its first."""
 THREADS: Final = 2

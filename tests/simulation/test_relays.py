@@ -50,3 +50,19 @@ def test_an_upload_that_a_replica_refuses_is_relayed_to_it_once_and_again_when_i
     network.run(seconds=30)
     again = relays()
     assert all(once[key] < again[key] <= once[key] + 2 for key in once)
+
+
+def test_vouchers_for_uploads_that_are_too_long_past_are_forgotten() -> None:
+    simulation = Simulation(make_parameters(4, cell_size=4, min_group=2), 4, seed=3, last_epoch=19)
+    simulation.speed = lambda client, epoch: 0.05
+    simulation.start()
+    replica, client = simulation.replica(0), simulation.client_key(0)
+    past, timely = b"p" * 32, b"t" * 32
+    replica.uploads._early[past] = {1: ((client, 1), bytes(64))}
+    replica.uploads._early[timely] = {1: ((client, 19), bytes(64)), 2: ((client, 1), bytes(64))}
+    assert simulation.network.run(until=lambda: replica.context.inclusion.front >= 17, seconds=300)
+    assert past in replica.uploads._early
+    assert simulation.network.run(until=lambda: replica.context.inclusion.front >= 18, seconds=60)
+    simulation.network.run(seconds=0.5)
+    assert past not in replica.uploads._early
+    assert replica.uploads._early[timely] == {1: ((client, 19), bytes(64))}
