@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.markup import escape
-from rich.table import Table
 
 from node.commands.common import Directory, ExitCode, JsonFile, output, write_json
 
@@ -84,25 +83,21 @@ def _show(pieces: list[Piece], *, verdicts: bool) -> None:
     if not pieces:
         output.print("no evidence: nobody was proven to have lied")
         return
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    if verdicts:
-        table.add_column("", no_wrap=True)
-    table.add_column("culprit", no_wrap=True, max_width=16)
-    table.add_column("kind", no_wrap=True)
-    table.add_column("what it did" if not verdicts else "what is proven, or why it is not", ratio=1)
-    table.add_column("held by")
-    table.add_column("digest", no_wrap=True, style="dim")
     for piece in pieces:
-        cells = [escape(piece.culprit[:16] or "–"), piece.kind or "–", _sentence(piece)]
-        cells += [_holders(piece.held_by), piece.digest[:12]]
-        table.add_row(*([_verdict(piece)] if verdicts else []), *cells)
-    output.print(table)
+        told = f"{_verdict(piece)}  " if verdicts else ""
+        output.print(f"{told}[bold]{escape(piece.culprit or 'nobody')}[/] {_sentence(piece)}", soft_wrap=True)
+        held = f"{piece.kind or 'not readable'} {piece.digest[:12]}, held by {_holders(piece.held_by)}"
+        output.print(f"  [dim]{held}[/]", soft_wrap=True)
+    if verdicts:
+        proven = sum(piece.objection is None for piece in pieces)
+        output.print(f"{proven} of {len(pieces)} proven, from the deployment file and the evidence alone")
 
 
 def _sentence(piece: Piece) -> str:
     if piece.objection is None:
         return escape(piece.what)
-    return f"[{'red' if piece.judged else 'yellow'}]{escape(piece.objection)}[/]"
+    colour = "red" if piece.judged else "yellow"
+    return f"is said to have {escape(piece.what or 'lied')}: [{colour}]{escape(piece.objection)}[/]"
 
 
 def _verdict(piece: Piece) -> str:
