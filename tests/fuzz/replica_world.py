@@ -28,6 +28,7 @@ from asyncfl.effects import (
     Table,
 )
 from asyncfl.errors import StorageError
+from asyncfl.evidence.verify import is_lawful
 from asyncfl.messages import (
     Attest,
     GroupId,
@@ -300,11 +301,18 @@ class World:
             members = [(member.client, member.epoch) for member in content.members]
             keys: list[object] = [content.id, *members]
             table = self.locked[replica]
-            is_whole = len(set(members)) == len(members) >= FEDERATION.parameters.min_group
-            if not is_whole or any(table.get(key, group) != group for key in keys):
+            if not self._keeps_rule_four(content) or any(table.get(key, group) != group for key in keys):
                 return None
             table.update(dict.fromkeys(keys, group))
         return self.sign(replica, Locked.KIND, group)
+
+    def _keeps_rule_four(self, content: LockContent) -> bool:
+        """Whether an honest replica would sign: a whole group of one cell (nothing rides on top here)."""
+        if any(member.manifest not in self.uploads for member in content.members):
+            return False
+        cores = [self.uploads[member.manifest].manifest.core for member in content.members]
+        place = (content.id.epoch, content.id.cell)
+        return is_lawful(FEDERATION, content) and all((core.epoch, core.cell) == place for core in cores)
 
     def content(self, names: Iterable[bytes], coordinator: int, part: int) -> LockContent | None:
         """A group of known uploads, sorted as the protocol has it; None for an empty one."""
