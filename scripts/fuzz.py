@@ -15,6 +15,7 @@ import resource
 import sys
 import time
 from hashlib import blake2b
+from math import ceil
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -53,7 +54,7 @@ def main() -> int:
     for target in chosen:
         target.seeds()  # makes what the limit need not cover
         _limit_memory()
-        report = run(target, max(1, round(options.inputs * SHARES[target.name] / whole)), options.seed)
+        report = run(target, ceil(options.inputs * SHARES[target.name] / whole), options.seed)
         reports.append(report)
         print(_line(report), flush=True)
         for finding, data in report.findings.items():
