@@ -22,6 +22,7 @@ from chaos.deployment import ChaoticDeployment
 from chaos.plan import Cast
 from chaos.soak_plot import draw
 from chaos.soak_view import growth_table
+from chaos.verdict import SHORTEST_SECONDS, WARM_UP_SECONDS
 
 from asyncfl.adversary import ATTACKERS
 from asyncfl.errors import ConfigurationError
@@ -123,7 +124,17 @@ def _conclude(outcome: soak.Outcome) -> None:
         messages.print("[red]✗[/]", failure, markup=True, soft_wrap=True, highlight=False)
     if outcome.failures:
         raise typer.Exit(int(ExitCode.FAILED))
-    messages.print("[green]✓[/] memory, descriptors and threads are flat; nobody died, nothing stayed behind")
+    if all(growth.mib_per_hour is None for growth in outcome.growths):
+        least = (WARM_UP_SECONDS + SHORTEST_SECONDS) / 60
+        messages.print(
+            f"[yellow]![/] no process lived for {least:g} minutes, so that its growth could be judged; nobody died, "
+            "nothing stayed behind",
+            soft_wrap=True,
+        )
+        return
+    messages.print(
+        "[green]✓[/] memory, descriptors and threads are within bounds; nobody died, nothing stayed behind"
+    )
 
 
 if __name__ == "__main__":
