@@ -38,10 +38,6 @@ class Besieged(House):
     def on_loop(self, work: Any) -> None:
         asyncio.run_coroutine_threadsafe(work, self.loop).result(30)
 
-    def tasks(self) -> set[asyncio.Task[Any]]:
-        """All of the loop's."""
-        return asyncio.all_tasks(self.loop)
-
     @property
     def epoch(self) -> int:
         return max(self.status(f"replica-{index}").get("epoch", 0) for index in range(3))
