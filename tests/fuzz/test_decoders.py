@@ -80,14 +80,16 @@ def test_a_refusal_is_none() -> None:
 
 
 def seconds_for(call: Callable[[bytes], object], refusals: tuple[type[Exception], ...], data: bytes) -> float:
-    best = float("inf")
-    for _ in range(3):
-        gc.collect()  # or else a collection of what other tests left falls into one of the two
-        started = time.thread_time()
-        with suppress(refusals):
-            call(data)
-        best = min(best, time.thread_time() - started)
-    return best
+    gc.collect()  # or else a collection of what other tests left falls into it
+    started = time.thread_time()
+    with suppress(refusals):
+        call(data)
+    return time.thread_time() - started
+
+
+def once_of(attempts: int, holds: Callable[[], bool]) -> bool:
+    """Whether it held at least once: on a busy machine processor time is now and then too long, never too short."""
+    return any(holds() for _ in range(attempts))
 
 
 def digests(count: int) -> tuple[bytes, ...]:
@@ -113,7 +115,7 @@ def test_the_largest_messages_hold_nobody_up(make: Callable[[], bytes]) -> None:
     """A channel is given up after six seconds of silence: all but a small part of these must remain."""
     data = make()
     assert len(data) <= MAX_MESSAGE_BYTES
-    assert seconds_for(run_message, TARGETS["message"].refusals, data) < 0.5
+    assert once_of(5, lambda: seconds_for(run_message, TARGETS["message"].refusals, data) < 0.5)
 
 
 REPEATED = {
@@ -149,7 +151,10 @@ def test_a_deployment_file_four_times_as_long_takes_no_sixteen_times_as_long(nam
             number += 1
         return "".join(lines).encode()
 
-    short, long = (
-        seconds_for(run_deployment, TARGETS["deployment"].refusals, text(size)) for size in (50_000, 200_000)
-    )
-    assert long < 0.05 + 10 * short
+    refusals, short, long = TARGETS["deployment"].refusals, text(20_000), text(80_000)
+
+    def holds() -> bool:
+        once = seconds_for(run_deployment, refusals, short)
+        return seconds_for(run_deployment, refusals, long) < 0.05 + 10 * once
+
+    assert once_of(5, holds)
