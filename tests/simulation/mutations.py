@@ -10,7 +10,7 @@ import inspect
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from types import CodeType, FunctionType
 from typing import Any
@@ -132,7 +132,7 @@ MUTATIONS = [
     Mutation(
         "lock-table-forgotten", "locks are read back after a restart", REPLICA + "locks:LockTable.load",
         "for key in sorted(rows):", "for key in ():", S1 | S4,
-        by_replica("waits-for-restarts", faults=tuple(
+        by_replica("waits-for-restarts", clients=8, faults=tuple(
             Crash(f"replica-{j}", at, 0.3) for at in (5.0, 7.0) for j in (1, 2, 3)
         )),
     ),
@@ -301,7 +301,7 @@ MUTATIONS = [
     ),
     Mutation(
         "never-the-next-in-line", "a client turns to the next in line", CLIENT + "asking:Asking._check_silence",
-        "silent = context.now - self._asked_at", "return", NONE, by_replica("silent"), goal=LEFT_OUT,
+        "silent = context.now - self._asked_at", "return", NONE, by_replica("silent", clients=8), goal=LEFT_OUT,
     ),
     Mutation(
         "one-refusal-kills-a-group", "only more than t refusals end a request",
@@ -313,7 +313,7 @@ MUTATIONS = [
         "one-refusal-enough", "only more than t refusals give an upload up",
         CLIENT + "uploading:Uploading.receive_refused",
         "if len(self._refused) > context.parameters.byzantine:", "if True:", NONE,
-        by_replica("refuses-uploads"),
+        by_replica("refuses-uploads"), goal=replace(LOST, least=0.2),  # A quarter of the cells is the attacker's.
     ),
     Mutation(
         "one-taken-over-enough", "t+1 must say that an upload was taken over",
