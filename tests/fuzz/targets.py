@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import os
+import shutil
 import tempfile
 from collections.abc import Awaitable, Callable, Iterable
 from functools import cache
@@ -397,7 +399,9 @@ def seed_experiments() -> list[bytes]:
 def _scratch() -> Path:
     # In memory where there is such a place: a million files.
     directory = "/dev/shm" if os.path.isdir("/dev/shm") else None
-    return Path(tempfile.mkdtemp(prefix="asyncfl-fuzz-", dir=directory))
+    path = tempfile.mkdtemp(prefix="asyncfl-fuzz-", dir=directory)
+    atexit.register(shutil.rmtree, path, ignore_errors=True)
+    return Path(path)
 
 
 def _as_file(data: bytes) -> Path:
