@@ -134,7 +134,7 @@ MUTATIONS = [
         "for key in sorted(rows):", "for key in ():", S1 | S4,
         by_replica("waits-for-restarts", clients=8, faults=tuple(
             Crash(f"replica-{j}", at, 0.3) for at in (5.0, 7.0) for j in (1, 2, 3)
-        )),
+        )), seeds=8,
     ),
     Mutation(
         "lock-contradicted", "a replica never signs two groups that share an upload, not even a revealed one",
