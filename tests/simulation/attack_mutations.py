@@ -78,7 +78,7 @@ ATTACK_MUTATIONS = [
         S1 | STALL, by_clients("short-boxes"),
         also=((REPLICA + "uploads:Uploads.verified", "record.stored, record.share,",
                "share = share or bytes(context.parameters.ring.degree * 23 // 8)\n    record.stored, record.share,"),
-              (REPLICA + "jobs:VerifyUpload.run", "except DealingError as error:", "except ZeroDivisionError as error:")),
+              (REPLICA + "jobs:VerifyUpload.run", "except DealingError as error:", "except EOFError as error:")),
     ),
     Mutation(
         "payload-not-scanned", "every coefficient of y is below q", MASKING + "verify:verify_public",
