@@ -146,6 +146,9 @@ class Behaviour:
         """What is done in place of an effect other than a `Send`."""
         return (effect,)
 
+    def begins(self) -> None:
+        """Called before the machine, whose state is loaded, starts: the time to meddle with it."""
+
     def acts(self) -> None:
         """Called with every tick: the time for `send` and `do` without any occasion."""
 
@@ -215,6 +218,7 @@ class Malicious:
         return self.machine.accepts(peer)
 
     def start(self, now: float) -> list[Effect]:
+        self.behaviour.begins()
         return self._bend(self.machine.start(now), now)
 
     def connected(self, peer: bytes, now: float) -> list[Effect]:

@@ -112,10 +112,9 @@ class HalfUploads(Behaviour):
     without=("beyond-the-window",),
 )  # fmt: skip
 class RunsAhead(Behaviour):
-    def __init__(self, me: Insider) -> None:
-        super().__init__(me)
-        me.machine.context.epoch += 1000
-        me.machine.last_epoch = None
+    def begins(self) -> None:
+        self.me.machine.context.epoch += 1000
+        self.me.machine.last_epoch = None
 
 
 @attacker(
