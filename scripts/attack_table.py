@@ -49,8 +49,8 @@ to S4 among honest nodes, *stalled* runs in which somebody waits for ever; *accu
 the newest model that an honest replica holds certified at the end, in per cent, mean over the runs and standard
 deviation: softmax on nine principal components of the digits (100 coordinates), {STEPS} steps at rate
 {LEARNING_RATE:g} a training, 900 test images. It is still rising after {EPOCHS} epochs: uploads that are lost show in
-it, and values that were injected would. A replica coordinates a quarter of the cells here; the attacks that lose their
-own cells were measured to cost a third of all uploads (3 % are lost without attack).
+it, and values that were injected would. A replica coordinates a quarter of the cells here: attacks that lose their own
+cells cost these, and some that come late ([lost cells](lost-cells.md)).
 """
 
 

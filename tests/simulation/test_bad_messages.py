@@ -111,6 +111,7 @@ def test_mangled_messages_crash_nobody_and_stop_nobody(seed: int) -> None:
             for _ in range(4):
                 mangler.inject()
     assert mangler.injected > 400
+    simulation.network.crash(lying)  # Its manifests convict it: nobody serves it any more.
     run_to_the_end(simulation, 600)
     simulation.network.run(until=lambda: len(versions(simulation)) == 1, seconds=60)
     assert len(versions(simulation)) == 1, describe(simulation)

@@ -24,7 +24,7 @@ NEEDED_BY_NOBODY = sorted(ALL.keys() - {name for _, name in PAIRS})
 """Defects that show whatever attackers do."""
 
 GOALS = {
-    ("slow", "never-the-next-in-line"): replace(goals.HOURS, least=45.0),
+    ("slow", "never-the-next-in-line"): replace(goals.HOURS, least=15.0),
     ("crashing", "never-the-next-in-line"): replace(goals.HOURS, least=10.0),
     ("censor", "never-the-next-in-line"): replace(goals.LEFT_OUT, least=0.1),
     ("minutes-late", "nobody-is-overdue"): replace(goals.HOURS, least=150.0),

@@ -36,9 +36,9 @@ from tests.simulation.test_liveness import describe, run_to_the_end, versions
 NUMBER_MAX = 2**31 - 1
 
 
-def small(last_epoch: int | None = 4) -> tuple[Simulation, Observer]:
+def small(last_epoch: int | None = 4, honest: set[int] | None = None) -> tuple[Simulation, Observer]:
     simulation = Simulation(make_parameters(8, cell_size=4, min_group=3), 8, last_epoch=last_epoch)
-    observer = Observer(simulation)
+    observer = Observer(simulation, honest)
     simulation.start()
     simulation.network.run(seconds=1)
     return simulation, observer
@@ -147,7 +147,7 @@ def test_an_old_roster_is_named_in_vain_long_after_the_change() -> None:
 
 def test_a_coordinator_buys_no_vouchers_for_an_old_roster() -> None:
     """Signers pull what a LOCK names, under any roster: they must not vouch for it where it is too old."""
-    simulation, observer = small(last_epoch=1)
+    simulation, observer = small(last_epoch=1, honest={1, 2, 3})
     network = simulation.network
     simulation.tell(0, simulation.sign_next_roster(2, range(8)))
     network.run(seconds=1)
