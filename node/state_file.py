@@ -251,6 +251,8 @@ def _create(path: Path, owner: bytes, observe: Observer) -> None:
 
 def _inspect(path: Path, owner: bytes) -> None:
     """Read-only, so that a file that is refused stays exactly as it is."""
+    if not path.is_file():
+        raise StorageError(f"{path}: no file; put the node's state file back there. Nothing was changed")
     if path.stat().st_size == 0:
         raise damaged(path, "the file is empty")
     with closing(_connect(path, "ro")) as connection:
