@@ -23,6 +23,7 @@ from typing import Final
 
 from asyncfl.digest import DIGEST_BYTES, content_digest
 from asyncfl.errors import BlobMissing, InvalidItem, LocalProtocolError, StorageError
+from node.state_file import RESUMES
 from node.steps import FileAction, FileKind, Observer, observed, unobserved
 from node.whole_files import make_directory, sync_directory
 
@@ -35,9 +36,9 @@ _COPY: Final = (
 )
 _BLOB_NAME: Final = re.compile(f"[0-9a-f]{{{2 * DIGEST_BYTES}}}")
 _REMEDIES: Final = {
-    errno.ENOSPC: "the disk is full: free some space",
-    errno.EDQUOT: "the disk quota is used up: free some space or raise it",
-    errno.EROFS: "the file system is read-only: remount it writable or move the state directory",
+    errno.ENOSPC: f"the disk is full: free some space, {RESUMES}",
+    errno.EDQUOT: f"the disk quota is used up: free some space or raise it, {RESUMES}",
+    errno.EROFS: f"the file system is read-only: remount it writable, {RESUMES}",
     errno.EACCES: "permission denied: give this user write access to the state directory",
     errno.EPERM: "permission denied: give this user write access to the state directory",
     errno.EMFILE: "too many open files: raise the limit (ulimit -n)",

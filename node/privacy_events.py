@@ -1,11 +1,13 @@
 """Read a table of a node's durable state without touching it, also while the node runs.
 
 A running node holds its file exclusively, so a copy of the file and its write-ahead log is read. A copy that a
-checkpoint of the node may have overlapped is thrown away: then the main file changed, or has only just.
+checkpoint of the node may have overlapped is thrown away: then the main file changed, or has only just. So is one in
+which the node began its log anew: then part of the copy is older than the file, and would take back what is in it.
 """
 
 from __future__ import annotations
 
+import errno
 import shutil
 import tempfile
 import time
@@ -15,10 +17,12 @@ from typing import Final
 
 from asyncfl.effects import Table
 from asyncfl.errors import StorageError
-from node.state_file import damaged, explained, is_sound, open_file
+from node.state_file import damaged, explained, is_sound, open_file, write_ahead_log
 
 SETTLED_NS: Final = 50_000_000
 """A main file that changed more recently may be in the middle of a checkpoint (file times tick in 1 to 10 ms)."""
+LOG_HEADER_BYTES: Final = 32
+"""SQLite's, with salts that change each time."""
 ATTEMPTS: Final = 20
 PAUSE_SECONDS: Final = 0.1
 
@@ -50,18 +54,36 @@ def read_table(path: Path, owner: bytes, table: Table) -> dict[bytes, bytes]:
 
 def _copied(path: Path, copy: Path) -> bool:
     """Copy the file, then its log; whether the file kept still meanwhile."""
-    log = path.with_name(path.name + "-wal")
+    log = write_ahead_log(path)
     with explained(path):
-        before = path.stat()
+        before, header = path.stat(), _header(log)
         if abs(time.time_ns() - before.st_mtime_ns) < SETTLED_NS:
             return False
-        shutil.copyfile(path, copy)
         try:
-            shutil.copyfile(log, copy.with_name(copy.name + "-wal"))
-        except FileNotFoundError:
-            copy.with_name(copy.name + "-wal").unlink(missing_ok=True)
+            shutil.copyfile(path, copy)
+            try:
+                shutil.copyfile(log, write_ahead_log(copy))
+            except FileNotFoundError:
+                write_ahead_log(copy).unlink(missing_ok=True)
+        except OSError as error:
+            if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
+                raise
+            raise StorageError(
+                f"{copy.parent}: no room for a copy of {path}, which its node may be writing to; free some space "
+                "there, or set TMPDIR to a directory that has some"
+            ) from None
         after = path.stat()
-    return (before.st_mtime_ns, before.st_size) == (after.st_mtime_ns, after.st_size)
+        same = (before.st_mtime_ns, before.st_size) == (after.st_mtime_ns, after.st_size)
+        return same and header == _header(log)
+
+
+def _header(log: Path) -> bytes:
+    """Of the write-ahead log; another one each time that it begins anew. Empty where there is no log."""
+    try:
+        with log.open("rb") as file:
+            return file.read(LOG_HEADER_BYTES)
+    except FileNotFoundError:
+        return b""
 
 
 def _rows(copy: Path, owner: bytes, table: Table) -> dict[bytes, bytes]:

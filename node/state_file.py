@@ -60,14 +60,14 @@ _NO_RETURN: Final = (
     "what it has signed or sent may be forgotten. It counts as faulty; to replace it, the operator makes a "
     "new deployment file (see docs/data-model.md)"
 )
-_RESUMES: Final = "then start the node again: it resumes where it was"
+RESUMES: Final = "then start the node again: it resumes where it was"
 _EXPLANATIONS: Final = {
-    sqlite3.SQLITE_FULL: f"the disk is full; free some space, {_RESUMES}",
+    sqlite3.SQLITE_FULL: f"the disk is full; free some space, {RESUMES}",
     sqlite3.SQLITE_BUSY: "in use by another process; a node runs once at a time, so stop that process first",
     sqlite3.SQLITE_READONLY: f"cannot be written; {_WRITABLE}",
     sqlite3.SQLITE_CANTOPEN: f"cannot be opened; {_WRITABLE}",
     sqlite3.SQLITE_PERM: f"permission denied; {_WRITABLE}",
-    sqlite3.SQLITE_IOERR: f"reading or writing failed; check the disk and its free space, {_RESUMES}",
+    sqlite3.SQLITE_IOERR: f"reading or writing failed; check the disk and its free space, {RESUMES}",
 }
 _DAMAGE: Final = {
     sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR, sqlite3.SQLITE_MISUSE,

@@ -159,7 +159,7 @@ def test_a_disk_that_refuses_while_it_runs_stops_the_node_before_it_says_more(tm
 def test_a_client_whose_upload_is_lost_makes_no_other_one(tmp_path: Path, damage: str) -> None:
     with Nodes(tmp_path, WANTED) as nodes:
         start_but(nodes, PARTY[0])
-        nodes.crash(PARTY, Fault("put meta pending-upload", When.AFTER))
+        nodes.crash(PARTY, Fault("put privacy", When.AFTER))
         name = next(name for name in PARTY if nodes.durable(name)[Table.META].get(PENDING))
         upload = Manifest.decode(nodes.durable(name)[Table.META][PENDING]).core.upload.hex()
         path = nodes.files.state(name) / "blobs" / upload[:2] / upload
