@@ -26,6 +26,8 @@ from tests.node.crashes.faults import Fault
 from tests.node.crashes.witness import Promise, Tables
 
 DEADLINE: Final = 300.0
+STATUS_SECONDS: Final = 1.5
+"""A status may be so old."""
 
 
 class Zygote:
@@ -201,13 +203,25 @@ class Nodes:
         if said or (self.files.state(name) / "state.sqlite").exists():
             assert witness.broken(said, self.durable(name)) == [], name
 
-    def agree(self) -> bool:
-        """Whether all replicas are up and hold the same certified model of the same entries."""
-        if not self.all_up():
-            return False
-        told = [self.status(name) for name in self.replicas]
-        models = {json.dumps([status.get("certified"), status.get("version")]) for status in told}
-        return len(models) == 1 and told[0].get("certified") is not None
+    def until_settled(self) -> None:
+        """Until all replicas have held the same certified model for so long that no group is still to come."""
+        agreed: tuple[str, float] | None = None
+
+        def settled() -> bool:
+            nonlocal agreed
+            told = [self.status(name) for name in self.replicas]
+            models = {json.dumps([status.get("certified"), status.get("version")]) for status in told}
+            busy = any(status.get("groups_open", 1) for status in told) or told[0].get("certified") is None
+            if busy or len(models) > 1 or not self.all_up():
+                agreed = None
+                return False
+            model, now = models.pop(), time.monotonic()
+            if agreed is None or agreed[0] != model:
+                agreed = model, now
+            patience = max(status["patience_s"] for status in told)
+            return now - agreed[1] > STATUS_SECONDS + 2 * patience
+
+        self.until("the replicas to agree", settled)
 
     def check_disks(self) -> None:
         """Every promise and every agreement, from the disks of all nodes, once they have stopped."""

@@ -20,7 +20,6 @@ from tests.node.crashes.deployment import Nodes
 from tests.node.crashes.faults import Fault
 
 VICTIM = "replica-0"
-"""Coordinator of the only cell."""
 PARTY = ("client-0", "client-1")
 """Two clients of one process, which die together."""
 OTHERS = ("client-2", "client-3")
@@ -68,7 +67,7 @@ def finish(nodes: Nodes) -> None:
     for name in [name for name in nodes.alive if name not in nodes.replicas]:
         nodes.ask_to_stop(name)
         assert nodes.wait_end(name) == 0
-    nodes.until("the replicas to agree", nodes.agree)
+    nodes.until_settled()
     nodes.stop_all()
     nodes.check_disks()
 
@@ -192,7 +191,7 @@ def test_a_replica_killed_when_a_client_has_spent_its_budget(tmp_path: Path, whe
             "the victim to know who has left",
             lambda: all(len(nodes.left(name)) == len(everybody) for name in nodes.replicas),
         )
-        nodes.until("the replicas to agree", nodes.agree)
+        nodes.until_settled()
         nodes.stop_all()
         nodes.check_disks()
         assert all(len(nodes.durable(name)[Table.PRIVACY]) == 4 for name in everybody)
