@@ -70,7 +70,7 @@ def seeds(mutation: Mutation) -> range:
     return range(1, mutation.seeds + 1)
 
 
-@pytest.mark.parametrize(("attacker", "name"), PAIRS, ids="+".join)
+@pytest.mark.parametrize(("attacker", "name"), PAIRS, ids=["+".join(pair) for pair in PAIRS])
 def test_without_its_rule_an_attack_succeeds(attacker: str, name: str) -> None:
     mutation = ALL[name]
     goal = GOALS.get((attacker, name))
@@ -79,7 +79,7 @@ def test_without_its_rule_an_attack_succeeds(attacker: str, name: str) -> None:
         assert any(is_caught(mutation, scenario, goal) for scenario in scenarios), mutation.disables
 
 
-@pytest.mark.parametrize(("attacker", "name"), PAIRS, ids="+".join)
+@pytest.mark.parametrize(("attacker", "name"), PAIRS, ids=["+".join(pair) for pair in PAIRS])
 def test_with_its_rule_it_does_not(attacker: str, name: str) -> None:
     mutation = ALL[name]
     scenario, goal = scenario_of(attacker, mutation, 1), GOALS.get((attacker, name), mutation.goal)
