@@ -428,7 +428,7 @@ class Uploads:
         if record is None:
             return
         core = record.manifest.core
-        if self._first[record.key] == digest:
+        if self._first.get(record.key) == digest:
             del self._first[record.key]
         self._unopened[core.client] -= 1
         if record.stored:

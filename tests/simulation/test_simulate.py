@@ -44,6 +44,12 @@ def test_seven_replicas_keep_every_promise(seed: int) -> None:
     assert outcome.kind is None, (outcome.violations[:3], outcome.stalled)
 
 
+def test_two_uploads_of_one_epoch_can_both_be_dropped() -> None:
+    """Seed 151: a client made two, and the second one's end stopped every replica that held both."""
+    outcome = run(draw(151, replicas=4, byzantine=1))
+    assert outcome.kind is None, (outcome.violations[:3], outcome.stalled)
+
+
 def test_two_malicious_replicas_do_not_own_the_only_two_cells_for_ever() -> None:
     """With eight clients there are two cells; replicas 0 and 1 once coordinated both in every epoch."""
     hoarders = (Attack("replica-0", "drop-updates"), Attack("replica-1", "drop-updates"))
