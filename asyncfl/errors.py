@@ -5,6 +5,7 @@
     AsyncflError
     ├── ConfigurationError      the user's deployment, key or option is wrong; nothing was changed
     │   └── ParameterError      parameters that cannot be safe or cannot work together
+    │       └── RuleError       inputs that an aggregation rule cannot take, or too few for so many bad ones
     ├── LocalProtocolError      our own fault: a bug in this process; never evidence against a peer
     ├── RemoteProtocolError     the peer's fault
     │   ├── MalformedMessage    bytes that are no valid message: closes the peer's channel
@@ -37,6 +38,10 @@ class ConfigurationError(AsyncflError):
 
 class ParameterError(ConfigurationError):
     """Protocol parameters that are unsafe or cannot fit together (protocol section 10)."""
+
+
+class RuleError(ParameterError):
+    """Inputs that an aggregation rule cannot take: too few for so many bad ones, of a wrong shape, or not finite."""
 
 
 class LocalProtocolError(AsyncflError):

@@ -1,0 +1,82 @@
+"""What every aggregation rule is: options, a bound on bad inputs, and a function of the inputs to one vector.
+
+A rule gets n inputs of d coordinates, of which up to f may be anything. It is deterministic to the last bit, whatever
+machine and number of threads: coordinates are sorted, or added as fixed trees of float64 additions; inner products are
+exact integers (`exact`). Rules do not look at who sent an input.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar, Final
+
+import torch
+from torch import Tensor
+
+from asyncfl.errors import ParameterError, RuleError
+
+LARGEST: Final = 2.0**120
+"""What lies beyond counts as this: squares, and sums of them, stay within float64."""
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What a reader wants to know of a rule before choosing it.
+
+    `sees` says what it looks at, `cost` its time for n inputs of d coordinates, `bound` how many bad ones it stands.
+    """
+
+    sees: str
+    cost: str
+    bound: str
+    source: str
+
+
+class Rule(ABC):
+    """An aggregation rule with its options."""
+
+    facts: ClassVar[Facts]
+
+    @abstractmethod
+    def least_inputs(self, byzantine: int) -> int:
+        """How many inputs it needs to stand `byzantine` bad ones among them."""
+
+    @abstractmethod
+    def combine(self, updates: Tensor, byzantine: int) -> Tensor:
+        """The aggregate, float64 [d], of checked `updates` [n, d] of which `byzantine` may be bad."""
+
+    def check(self, inputs: int, byzantine: int) -> None:
+        """Raise `RuleError` where `inputs` are too few for `byzantine` bad ones."""
+        if byzantine < 0:
+            raise RuleError(f"byzantine = {byzantine}: a number of bad inputs cannot be negative")
+        least = self.least_inputs(byzantine)
+        if inputs < least:
+            raise RuleError(
+                f"{type(self).__name__} stands {byzantine} bad inputs among {least} or more ({self.facts.bound}), and "
+                f"got {inputs}; give it more inputs, or expect fewer bad ones"
+            )
+
+    def __call__(self, updates: Tensor, byzantine: int = 0) -> Tensor:
+        """The aggregate [d] of `updates` [n, d], in their dtype.
+
+        Raises `RuleError` for inputs of another shape, that are not finite, or too few for `byzantine` bad ones.
+        """
+        if updates.dim() != 2 or not updates.shape[1] or not updates.is_floating_point():
+            raise RuleError(
+                f"updates must be a floating-point tensor [n, d >= 1], not {updates.dtype} {list(updates.shape)}"
+            )
+        self.check(len(updates), byzantine)
+        broken = (~torch.isfinite(updates).all(dim=1)).nonzero().flatten().tolist()
+        if broken:
+            raise RuleError(
+                f"inputs {broken} have coordinates that are not finite; leave them out before aggregating"
+            )
+        bounded = updates.detach().cpu().clamp(-LARGEST, LARGEST)
+        return self.combine(bounded, byzantine).to(updates.dtype).to(updates.device)
+
+
+def require(condition: bool, message: str) -> None:
+    """Raise `ParameterError` with `message` unless `condition`: for options."""
+    if not condition:
+        raise ParameterError(message)

@@ -1,0 +1,73 @@
+"""Pre-aggregators: mixtures of inputs, given to another rule.
+
+They bring honest inputs from different data closer together, so that a rule tells them better from bad ones.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from asyncfl.digest import digest
+from asyncfl.rules import exact
+from asyncfl.rules.interface import Facts, Rule, require
+from asyncfl.rules.krum import smallest
+from asyncfl.rules.median import Median
+
+
+@dataclass(frozen=True, slots=True)
+class Bucketing(Rule):
+    """Means of `size` inputs each, in an order drawn from `seed`, given to `then`. The last bucket may be smaller.
+
+    An attacker that knows the seed before it sends chooses its bucket: take a seed that is drawn after.
+    """
+
+    facts: ClassVar[Facts] = Facts(
+        sees="what `then` sees, of buckets", cost="O(n d) and that of `then` with n / size inputs",
+        bound="that of `then` with ceil(n / size) inputs, f of them bad",
+        source="Karimireddy, He, Jaggi, ICLR 2022, algorithm 1",
+    )  # fmt: skip
+
+    then: Rule = field(default_factory=Median)
+    size: int = 2
+    seed: bytes = b""
+
+    def __post_init__(self) -> None:
+        require(self.size >= 1, f"size = {self.size}: a bucket holds at least one input")
+
+    def least_inputs(self, byzantine: int) -> int:
+        return (self.then.least_inputs(byzantine) - 1) * self.size + 1
+
+    def combine(self, updates: Tensor, byzantine: int) -> Tensor:
+        order = sorted(
+            range(len(updates)), key=lambda i: digest("asyncfl/rules/bucket", self.seed, b"%d" % i)
+        )
+        buckets = [updates[order[at : at + self.size]] for at in range(0, len(order), self.size)]
+        return self.then.combine(torch.stack([exact.mean(bucket) for bucket in buckets]), byzantine)
+
+
+@dataclass(frozen=True, slots=True)
+class NearestNeighborMixing(Rule):
+    """Each input becomes the mean of the n - f inputs nearest to it, itself among them; then `then`."""
+
+    facts: ClassVar[Facts] = Facts(
+        sees="distances between inputs, then what `then` sees", cost="O(n^2 d) and that of `then`",
+        bound="that of `then`", source="Allouah et al., AISTATS 2023, algorithm 1",
+    )  # fmt: skip
+
+    then: Rule = field(default_factory=Median)
+
+    def least_inputs(self, byzantine: int) -> int:
+        return max(self.then.least_inputs(byzantine), 2 * byzantine + 1)
+
+    def combine(self, updates: Tensor, byzantine: int) -> Tensor:
+        distances = exact.squared_distances(updates)
+        near = [sorted(smallest(row, len(updates) - byzantine)) for row in distances]
+        mixed = torch.empty(updates.shape, dtype=torch.float64)
+        for place, block in exact.column_blocks(updates):
+            for index, members in enumerate(near):
+                mixed[index, place] = exact.tree_sum(block[members]) / len(members)
+        return self.then.combine(mixed, byzantine)
