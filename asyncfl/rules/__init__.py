@@ -16,6 +16,7 @@ from torch import Tensor
 from asyncfl.errors import ParameterError
 from asyncfl.rules.bulyan import Bulyan
 from asyncfl.rules.clipping import CenteredClipping, NormClipping, NormRejection
+from asyncfl.rules.fedaot import FedAOT, Trust, Weighed
 from asyncfl.rules.fltrust import FLTrust
 from asyncfl.rules.geometric_median import GeometricMedian
 from asyncfl.rules.interface import Facts, Rule
@@ -39,6 +40,7 @@ RULES: Final[dict[str, type[Rule]]] = {
     "bucketing": Bucketing,
     "nearest_neighbor_mixing": NearestNeighborMixing,
     "fltrust": FLTrust,
+    "fedaot": FedAOT,
 }
 
 
@@ -62,7 +64,7 @@ def aggregate(name: str, updates: Tensor, *, byzantine: int = 0, **options: Any)
 
 
 __all__ = [
-    "RULES", "Bucketing", "Bulyan", "CenteredClipping", "FLTrust", "Facts", "GeometricMedian", "Krum", "Mean",
-    "Median", "MultiKrum", "NearestNeighborMixing", "NormClipping", "NormRejection", "Rule", "TrimmedMean",
-    "aggregate", "make_rule",
+    "RULES", "Bucketing", "Bulyan", "CenteredClipping", "FLTrust", "Facts", "FedAOT", "GeometricMedian", "Krum", "Mean",
+    "Median", "MultiKrum", "NearestNeighborMixing", "NormClipping", "NormRejection", "Rule", "TrimmedMean", "Trust",
+    "Weighed", "aggregate", "make_rule",
 ]  # fmt: skip

@@ -37,12 +37,12 @@ def column_blocks(updates: Tensor) -> Iterator[tuple[slice, Tensor]]:
 
 
 def tree_sum(values: Tensor) -> Tensor:
-    """Sum over the first axis of `values` [n, ...] as a fixed tree of elementwise float64 additions."""
+    """Sum over the first axis of `values` [n, ...] as a fixed tree of elementwise additions in their dtype."""
     count = len(values)
     if count == 1:
-        return values[0].to(torch.float64)
+        return values[0]
     half = (count + 1) // 2
-    block = values[:half].to(torch.float64, copy=True)
+    block = values[:half].clone()
     block[: count - half] += values[half:]
     count = half
     while count > 1:

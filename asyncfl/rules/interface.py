@@ -62,18 +62,23 @@ class Rule(ABC):
 
         Raises `RuleError` for inputs of another shape, that are not finite, or too few for `byzantine` bad ones.
         """
+        return self.combine(self.admit(updates, byzantine), byzantine).to(updates.device, updates.dtype)
+
+    def admit(self, updates: Tensor, byzantine: int) -> Tensor:
+        """The inputs as rules take them: on the CPU, bounded. Raises `RuleError`."""
         if updates.dim() != 2 or not updates.shape[1] or not updates.is_floating_point():
             raise RuleError(
                 f"updates must be a floating-point tensor [n, d >= 1], not {updates.dtype} {list(updates.shape)}"
             )
         self.check(len(updates), byzantine)
-        broken = (~torch.isfinite(updates).all(dim=1)).nonzero().flatten().tolist()
+        extent = torch.maximum(updates.detach().amax(dim=1), -updates.detach().amin(dim=1))  # NaN stays NaN.
+        broken = (~torch.isfinite(extent)).nonzero().flatten().tolist()
         if broken:
             raise RuleError(
                 f"inputs {broken} have coordinates that are not finite; leave them out before aggregating"
             )
-        bounded = updates.detach().cpu().clamp(-LARGEST, LARGEST)
-        return self.combine(bounded, byzantine).to(updates.dtype).to(updates.device)
+        inputs = updates.detach().cpu()
+        return inputs.clamp(-LARGEST, LARGEST) if bool((extent > LARGEST).any()) else inputs
 
 
 def require(condition: bool, message: str) -> None:

@@ -1,0 +1,159 @@
+"""FedAOT: soft weights from reliability features, learned by a step on the loss of the model that they made.
+
+Das, Sen: Dynamic Meta-Layer Aggregation for Byzantine-Robust Federated Learning, arXiv 2603.16846. Per epoch:
+
+1. Features of every input (`fedaot_features`); a softmax of their weighted sum at a temperature. Nobody is left out.
+2. The aggregate is the weighted sum of the inputs, none longer than the median input.
+3. Meta-step: the gradient of the loss of the model that the aggregate makes, on a small clean hold-out set, with
+   respect to feature weights and temperature, through that one update. Without a hold-out set the loss is minus the
+   cosine of the aggregate to the coordinate-wise median: agreement across inputs.
+
+Memory is O(n + d), and nothing is kept of any input.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from math import exp, log
+from typing import ClassVar, Final
+
+import torch
+from torch import Tensor
+
+from asyncfl.errors import RuleError
+from asyncfl.rules.clipping import clip_factors
+from asyncfl.rules.exact import tree_sum
+from asyncfl.rules.fedaot_features import FEATURES, Cohort, measure
+from asyncfl.rules.interface import Facts, Rule, require
+from asyncfl.rules.weights import UNITS, round_weights
+
+INITIAL_WEIGHT: Final = 0.4
+LARGEST_WEIGHT: Final = 2.0
+TEMPERATURES: Final = (0.25, 4.0)
+
+Gradient = Callable[[Tensor], Tensor]
+"""The gradient [d] of the hold-out loss at the model that an aggregate [d] makes of the present one."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Trust:
+    """What FedAOT carries from one epoch to the next.
+
+    `weights`: of each of `FEATURES`, from 0 to 2. `past`: moving average of aggregates, float32 [d]; `gradient`: the
+    hold-out gradient at the present model, float32 [d]; None where there is none yet.
+    """
+
+    weights: tuple[float, ...] = (INITIAL_WEIGHT,) * len(FEATURES)
+    temperature: float = 1.0
+    past: Tensor | None = None
+    gradient: Tensor | None = None
+    epoch: int = 0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Weighed:
+    """One epoch: the aggregate [d], each input's weight float64 [n] (sum 1), its features float64 [n, 5].
+
+    `trust` is that for the next epoch.
+    """
+
+    aggregate: Tensor
+    weights: Tensor
+    features: Tensor
+    trust: Trust
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FedAOT(Rule):
+    """Soft weights by what `trust` has learned. `step` also learns; called like any rule it only weighs.
+
+    `rate` is that of the meta-step; `memory` is the share of `Trust.past` that an epoch leaves.
+    """
+
+    facts: ClassVar[Facts] = Facts(
+        sees="angles to references, lengths", cost="O(n d)", bound="n >= 2f + 1", source="arXiv 2603.16846"
+    )
+
+    trust: Trust = field(default_factory=Trust)
+    rate: float = 0.5
+    memory: float = 0.8
+
+    def __post_init__(self) -> None:
+        require(self.rate >= 0, f"rate = {self.rate}: a learning rate is not negative")
+        require(0 <= self.memory < 1, f"memory = {self.memory}: from 0 to below 1")
+
+    def least_inputs(self, byzantine: int) -> int:
+        return 2 * byzantine + 1
+
+    def combine(self, updates: Tensor, byzantine: int) -> Tensor:
+        single = updates.float()
+        cohort = self._measure(single)
+        return mix(single, self._shares(cohort.features), cohort)
+
+    def step(self, updates: Tensor, byzantine: int = 0, gradient: Gradient | None = None) -> Weighed:
+        """Aggregate `updates` [n, d], then learn from what came of it: `gradient` is called once, with the aggregate.
+
+        The hold-out set behind it must be no client's data: under differential privacy the aggregate is else no
+        longer post-processing. Raises `RuleError` like calling the rule, and for a gradient that is none.
+        """
+        single = self.admit(updates, byzantine).float()
+        cohort = self._measure(single)
+        shares = self._shares(cohort.features)
+        aggregate = mix(single, shares, cohort)
+        after = None
+        if gradient is not None:
+            after = gradient(aggregate.to(updates.device, updates.dtype)).detach().float().cpu()
+            if after.shape != aggregate.shape or not bool(torch.isfinite(after).all()):
+                raise RuleError(f"the hold-out gradient must be finite and of {len(aggregate)} coordinates")
+        trust = self._learn(single, cohort, shares, aggregate, after)
+        return Weighed(aggregate.to(updates.device, updates.dtype), shares, cohort.features, trust)
+
+    def _measure(self, updates: Tensor) -> Cohort:
+        trust = self.trust
+        return measure(updates, trust.past, trust.gradient, trust.epoch)
+
+    def _scores(self, features: Tensor) -> Tensor:
+        return features @ torch.tensor(self.trust.weights, dtype=torch.float64) / self.trust.temperature
+
+    def _shares(self, features: Tensor) -> Tensor:
+        scores = self._scores(features)
+        return round_weights(torch.exp(scores - scores.max()))
+
+    def _learn(
+        self, updates: Tensor, cohort: Cohort, shares: Tensor, aggregate: Tensor, gradient: Tensor | None
+    ) -> Trust:
+        """The next epoch's trust. Losses are seen relative to their largest, so that `rate` has no unit."""
+        trust, factors = self.trust, clip_factors(cohort.lengths, cohort.limit)
+        if gradient is not None:
+            along = updates @ gradient
+        else:
+            along = -(updates[:, cohort.place] @ cohort.median)
+        losses = along.double() * factors
+        unit = float(losses.abs().max())
+        weights, heat = torch.tensor(trust.weights, dtype=torch.float64), log(trust.temperature)
+        if unit > 0:
+            slope = shares * (losses - float(tree_sum(shares * losses))) / unit
+            weights = weights - self.rate * (slope @ cohort.features) / trust.temperature
+            heat += self.rate * float(tree_sum(slope * self._scores(cohort.features)))
+        low, high = TEMPERATURES
+        past = aggregate if trust.past is None else self.memory * trust.past + (1 - self.memory) * aggregate
+        return Trust(
+            tuple(weights.clamp(0.0, LARGEST_WEIGHT).tolist()), min(max(exp(heat), low), high),
+            past, gradient, trust.epoch + 1,
+        )  # fmt: skip
+
+
+def mix(updates: Tensor, shares: Tensor, cohort: Cohort) -> Tensor:
+    """The sum [d] of `updates` float32 [n, d], each times its share and cut to the median length.
+
+    As a fixed tree of elementwise operations, with factors that are multiples of 2^-16: where shares are equal, so are
+    all bits.
+    """
+    factors = (shares * clip_factors(cohort.lengths, cohort.limit) * UNITS).round() / UNITS
+    result = torch.empty(updates.shape[1])
+    width = max(256, (1 << 18) // len(updates))
+    for start in range(0, updates.shape[1], width):
+        block = updates[:, start : start + width] * factors.float()[:, None]
+        result[start : start + width] = tree_sum(block)
+    return result
