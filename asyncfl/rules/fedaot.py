@@ -125,10 +125,7 @@ class FedAOT(Rule):
     ) -> Trust:
         """The next epoch's trust. Losses are seen relative to their largest, so that `rate` has no unit."""
         trust, factors = self.trust, clip_factors(cohort.lengths, cohort.limit)
-        if gradient is not None:
-            along = updates @ gradient
-        else:
-            along = -(updates[:, cohort.place] @ cohort.median)
+        along = updates @ gradient if gradient is not None else -(updates[:, cohort.place] @ cohort.median)
         losses = along.double() * factors
         unit = float(losses.abs().max())
         weights, heat = torch.tensor(trust.weights, dtype=torch.float64), log(trust.temperature)
