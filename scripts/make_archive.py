@@ -18,7 +18,7 @@ import pickle
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO, Final
+from typing import Any, BinaryIO, Final, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -92,7 +92,7 @@ def _images(pixels: NDArray[np.uint8]) -> Images:
 def _open(path: Path) -> BinaryIO:
     packed = path.with_name(path.name + ".gz")
     if packed.exists() and not path.exists():
-        return gzip.open(packed)  # type: ignore[return-value]
+        return cast(BinaryIO, gzip.open(packed))
     return path.open("rb")
 
 

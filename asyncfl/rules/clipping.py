@@ -27,9 +27,6 @@ class NormClipping(Rule):
     def __post_init__(self) -> None:
         require(self.norm is None or self.norm > 0, f"norm = {self.norm}: a clipping norm is positive")
 
-    def least_inputs(self, byzantine: int) -> int:
-        return 2 * byzantine + 1
-
     def combine(self, updates: Tensor, byzantine: int) -> Tensor:
         norms = exact.norms(updates)
         limit = self.norm or float(torch.sort(norms).values[(len(norms) - 1) // 2])
@@ -44,9 +41,6 @@ class NormRejection(Rule):
         sees="norms", cost="O(n d)", bound="n >= 2f + 1; bounds the length of a bad input, not its direction",
         source="Shejwalkar, Houmansadr, Kairouz, Ramage, IEEE S&P 2022, section V",
     )  # fmt: skip
-
-    def least_inputs(self, byzantine: int) -> int:
-        return 2 * byzantine + 1
 
     def combine(self, updates: Tensor, byzantine: int) -> Tensor:
         order = torch.sort(exact.norms(updates), stable=True).indices
@@ -72,9 +66,6 @@ class CenteredClipping(Rule):
     def __post_init__(self) -> None:
         require(self.radius is None or self.radius > 0, f"radius = {self.radius}: a radius is positive")
         require(self.steps >= 1, f"steps = {self.steps}: at least one")
-
-    def least_inputs(self, byzantine: int) -> int:
-        return 2 * byzantine + 1
 
     def combine(self, updates: Tensor, byzantine: int) -> Tensor:
         centre = coordinate_median(updates)

@@ -83,9 +83,6 @@ class FedAOT(Rule):
         require(self.rate >= 0, f"rate = {self.rate}: a learning rate is not negative")
         require(0 <= self.memory < 1, f"memory = {self.memory}: from 0 to below 1")
 
-    def least_inputs(self, byzantine: int) -> int:
-        return 2 * byzantine + 1
-
     def combine(self, updates: Tensor, byzantine: int) -> Tensor:
         single = updates.float()
         cohort = self._measure(single)

@@ -32,9 +32,6 @@ class GeometricMedian(Rule):
         require(self.steps >= 1, f"steps = {self.steps}: at least one")
         require(0 < self.smoothing < 1, f"smoothing = {self.smoothing}: between 0 and 1")
 
-    def least_inputs(self, byzantine: int) -> int:
-        return 2 * byzantine + 1
-
     def combine(self, updates: Tensor, byzantine: int) -> Tensor:
         products = exact.inner_products(updates, updates)
         weights = round_weights(torch.ones(len(updates), dtype=torch.float64))

@@ -38,9 +38,9 @@ class Rule(ABC):
 
     facts: ClassVar[Facts]
 
-    @abstractmethod
     def least_inputs(self, byzantine: int) -> int:
-        """How many inputs it needs to stand `byzantine` bad ones among them."""
+        """How many inputs it needs to stand `byzantine` bad ones among them: a majority, unless a rule says more."""
+        return 2 * byzantine + 1
 
     @abstractmethod
     def combine(self, updates: Tensor, byzantine: int) -> Tensor:

@@ -21,9 +21,6 @@ class Median(Rule):
         source="Yin, Chen, Kannan, Bartlett, ICML 2018, definition 1",
     )  # fmt: skip
 
-    def least_inputs(self, byzantine: int) -> int:
-        return 2 * byzantine + 1
-
     def combine(self, updates: Tensor, byzantine: int) -> Tensor:
         return coordinate_median(updates)
 

@@ -21,9 +21,6 @@ class TrimmedMean(Rule):
         source="Yin, Chen, Kannan, Bartlett, ICML 2018, definition 2",
     )  # fmt: skip
 
-    def least_inputs(self, byzantine: int) -> int:
-        return 2 * byzantine + 1
-
     def combine(self, updates: Tensor, byzantine: int) -> Tensor:
         kept = len(updates) - 2 * byzantine
         result = torch.empty(updates.shape[1], dtype=torch.float64)

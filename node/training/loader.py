@@ -7,7 +7,7 @@ import inspect
 import os
 import sys
 from collections.abc import Callable, Mapping
-from typing import Final
+from typing import Final, cast
 
 from asyncfl.errors import ConfigurationError
 from node.training.task import Task
@@ -72,7 +72,7 @@ def _import(name: str) -> Callable[..., object]:
         raise ConfigurationError(
             f"task {name!r}: {attribute!r} in {module_name!r} is a {type(factory).__name__}, not a function"
         )
-    return factory  # type: ignore[no-any-return]
+    return cast(Callable[..., object], factory)
 
 
 def _check_arguments(name: str, factory: Callable[..., object], arguments: Mapping[str, object]) -> None:

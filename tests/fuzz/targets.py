@@ -1,15 +1,10 @@
-"""What is fuzzed: every place where bytes of others (a peer, a file) become values."""
+"""What is fuzzed: every place where bytes of others (a peer, or a file: `file_targets`) become values."""
 
 from __future__ import annotations
 
 import asyncio
-import atexit
-import os
-import shutil
-import tempfile
 from collections.abc import Awaitable, Callable, Iterable
 from functools import cache
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Final, cast
 
@@ -17,7 +12,6 @@ from asyncfl import masking
 from asyncfl.channel import MAX_PARTS, Channel, Initiator, respond
 from asyncfl.client import Client
 from asyncfl.client.jobs import Trainer
-from asyncfl.deployment import Deployment
 from asyncfl.digest import content_digest
 from asyncfl.effects import Blobs, Table
 from asyncfl.errors import (
@@ -42,7 +36,7 @@ from asyncfl.messages import (
     decode_message,
     encode_message,
 )
-from asyncfl.model import Layout, LayoutError, flat_from_bytes
+from asyncfl.model import LayoutError
 from asyncfl.noise import CipherState, Handshake
 from asyncfl.replica import Replica
 from asyncfl.replica.jobs import OpenGroup, VerifyUpload
@@ -50,12 +44,18 @@ from asyncfl.rosters import Rosters
 from asyncfl.simulation.network import MemoryBlobs
 from asyncfl.wire import pack, unpack
 from node.blobs import BlobStore, Incoming
-from node.deployment_files import read_key, read_public_key
-from node.experiment.configuration import parse_experiment
-from node.training.files import read_model
 from node.transport.incoming import Fetches
 from node.transport.limits import Limits
 from tests.deployment.test_deployment import TEXT
+from tests.fuzz.file_targets import (
+    run_deployment,
+    run_experiment,
+    run_key,
+    run_model,
+    seed_experiments,
+    seed_keys,
+    seed_models,
+)
 from tests.fuzz.harness import Target
 from tests.fuzz.samples import frames, samples, smallest
 
@@ -360,96 +360,6 @@ def seed_transfers() -> list[bytes]:
         pack((*small, *missing)),
         pack((*missing, *one)),
         pack((*one, *one)),
-    ]
-
-
-# files
-
-
-def run_deployment(data: bytes) -> None:
-    """The deployment file. What is refused says so in text that no terminal obeys."""
-    try:
-        text = data.decode()
-    except UnicodeDecodeError:
-        raise ConfigurationError("not UTF-8") from None
-    try:
-        deployment = Deployment.parse(text)
-    except ConfigurationError as error:
-        if len(str(error)) > 5000:
-            raise AssertionError("an error as long as what it complains about") from error
-        raise
-    deployment.federation()
-    assert Deployment.parse(deployment.render()) == deployment
-
-
-def run_experiment(data: bytes) -> None:
-    try:
-        text = data.decode()
-    except UnicodeDecodeError:
-        raise ConfigurationError("not UTF-8") from None
-    parse_experiment(text, source="experiment.toml", reduced=len(data) % 2 == 0)
-
-
-def seed_experiments() -> list[bytes]:
-    folder = Path(__file__).parents[2] / "experiments"
-    return [path.read_bytes() for path in sorted(folder.glob("*.toml"))]
-
-
-@cache
-def _scratch() -> Path:
-    # In memory where there is such a place: a million files.
-    directory = "/dev/shm" if os.path.isdir("/dev/shm") else None
-    path = tempfile.mkdtemp(prefix="asyncfl-fuzz-", dir=directory)
-    atexit.register(shutil.rmtree, path, ignore_errors=True)
-    return Path(path)
-
-
-def _as_file(data: bytes) -> Path:
-    path = _scratch() / "input"
-    path.write_bytes(data)
-    path.chmod(0o600)
-    return path
-
-
-def run_key(data: bytes) -> None:
-    path = _as_file(data)
-    if data.startswith(b"asyncfl-public"):
-        read_public_key(path)
-    else:
-        read_key(path)
-
-
-def seed_keys() -> list[bytes]:
-    return [
-        b"asyncfl-private-key-1 " + KEY.hex().encode() + b"\n",
-        b"asyncfl-public-key-1 " + PEER.public.hex().encode() + b" client-1\n",
-    ]
-
-
-def run_model(data: bytes) -> None:
-    """A model file, or the description of its layout, or flat bytes."""
-    if data.startswith(b"["):
-        Layout.parse(data.decode(errors="replace"))
-    elif len(data) % 3 == 0:
-        flat_from_bytes(data, 25)
-    else:
-        read_model(_as_file(data))
-
-
-@cache
-def seed_models() -> list[bytes]:
-    import torch
-
-    from node.training.files import write_model
-
-    module = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4))
-    layout = Layout.of_module(module)
-    path = _scratch() / "model"
-    write_model(path, layout, module.state_dict())
-    return [path.read_bytes() + b" " * extra for extra in (0, 1)] + [
-        layout.describe().encode(),
-        bytes(100),
-        bytes(99),
     ]
 
 

@@ -15,8 +15,9 @@ import pytest
 from asyncfl.messages import RosterStatement, Rows, View
 from asyncfl.wire import MAX_MESSAGE_BYTES, pack
 from tests.fuzz.campaign import CORPUS, corpus, run
+from tests.fuzz.file_targets import run_deployment
 from tests.fuzz.harness import Report, Target, judge
-from tests.fuzz.targets import TARGETS, run_deployment, run_message
+from tests.fuzz.targets import TARGETS, run_message
 from tests.fuzz.test_found_inputs import frame
 
 INPUTS = {"row": 40, "deployment": 60, "experiment": 40, "transfer": 60, "message": 1000}
