@@ -83,6 +83,11 @@ class Link:
             link = link.before
         return link, tuple(reversed(rows))
 
+    def rows(self, first: int) -> Rows:
+        """Rows of this version from epoch `first` on, ascending."""
+        found = [link.row for link in self.back() if link.row is not None and link.epoch >= first]
+        return tuple(reversed(found))
+
     def contains(self, name: bytes, epoch: int) -> bool:
         """Whether the item `name`, of row `epoch`, is in this version."""
         for link in self.back():

@@ -410,5 +410,5 @@ class Flood(Behaviour):
         lock = Lock(content=content, supporters=(0,), oks=((bytes(64),),), signature=bytes(64))
         for peer in self.me.others:
             self.send(peer, View(base=name, base_epoch=0, entries=1, rows=rows, pinned=True))
-            self.send(peer, RowsRequest(first=1))
+            self.send(peer, RowsRequest(base=name, first=1))
             self.send(peer, self.me.signed(lock))

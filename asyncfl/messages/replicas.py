@@ -199,14 +199,16 @@ class View(Wire):
 
 
 class RowsRequest(Wire):
-    """Send me your rows of these epochs (as VIEW with base 0), from `first` on."""
+    """Send me the rows inside `base` of a VIEW of yours, from epoch `first` on."""
 
+    base: Digest
     first: Epoch
 
 
 class Rows(Wire):
-    """The answer: complete rows from `first` on, as many as fit; `more` says whether others follow."""
+    """The answer: rows of the version `base` from `first` on, as many as fit; `more` says whether others follow."""
 
+    base: Digest
     first: Epoch
     rows: Annotated[Many[Row], Len(0, 256)]
     more: bool

@@ -6,6 +6,7 @@ old parts differ, full rows are requested in pages.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from dataclasses import dataclass, field
 
 from asyncfl.ledger import Link, Rows, compute_chain
@@ -17,6 +18,7 @@ from asyncfl.replica.items import Items
 RECENT_ROWS = 12
 PAGE_ROWS = 128
 PAGE_ITEMS = 8192
+KEEP_BASES = 16
 
 
 @dataclass(slots=True)
@@ -49,6 +51,8 @@ class Gossip:
         self.heard: set[int] = set()
         """Replicas whose view was seen since the start."""
         self.targets: dict[int, PeerRows] = {}
+        self._bases: OrderedDict[bytes, Link] = OrderedDict()
+        """The bases of views shown last: one may be asked about after a late item has changed this ledger's past."""
         self._show_at = 0.0
         self._shown = b""
 
@@ -56,6 +60,10 @@ class Gossip:
         """This ledger, or the version `head`, as a VIEW."""
         head = self.context.ledger.head if head is None else head
         base, recent = head.recent(RECENT_ROWS)
+        self._bases[base.chain] = base
+        self._bases.move_to_end(base.chain)
+        if len(self._bases) > KEEP_BASES:
+            self._bases.popitem(last=False)
         return View(base=base.chain, base_epoch=base.epoch, entries=head.entries, rows=recent, pinned=pinned)
 
     def receive_view(self, replica: int, message: View) -> PeerRows | None:
@@ -73,7 +81,9 @@ class Gossip:
             target = PeerRows(version, message.base, message.base_epoch, message.rows, message.entries)
             target.asked_at = asked_at
             self.targets[replica] = target
-        is_due = not target.following and context.now >= target.asked_at + RESEND_SECONDS
+        is_due = (
+            not (target.malformed or target.following) and context.now >= target.asked_at + RESEND_SECONDS
+        )
         if is_due and not self._is_base_known(target):
             target.pages = []
             self._ask(replica, target, 1)
@@ -82,7 +92,7 @@ class Gossip:
 
     def _ask(self, replica: int, target: PeerRows, first: int) -> None:
         target.asked_at, target.awaited = self.context.now, first
-        self.context.send_replica(replica, RowsRequest(first=first))
+        self.context.send_replica(replica, RowsRequest(base=target.base, first=first))
 
     def _is_base_known(self, target: PeerRows) -> bool:
         own = self.context.ledger.link_before(target.base_epoch + 1).chain
@@ -121,7 +131,11 @@ class Gossip:
         return self.context.ledger.missing((*target.pages, *target.recent))
 
     def receive_rows_request(self, replica: int, message: RowsRequest) -> None:
-        rows = self.context.ledger.rows(message.first)
+        """Rows of the version that was shown: a pinned one never gets what came late for it."""
+        base = self._bases.get(message.base)
+        if base is None:
+            return
+        rows = base.rows(message.first)
         page: list[Row] = []
         items = 0
         for row in rows[:PAGE_ROWS]:
@@ -129,22 +143,29 @@ class Gossip:
             if page and items > PAGE_ITEMS:
                 break
             page.append(row)
-        answer = RowsMessage(first=message.first, rows=tuple(page), more=len(page) < len(rows))
+        answer = RowsMessage(
+            base=message.base, first=message.first, rows=tuple(page), more=len(page) < len(rows)
+        )
         self.context.send_replica(replica, answer)
 
     def receive_rows(self, replica: int, message: RowsMessage) -> None:
         """A page of old rows: only one that was asked for, and no more than the view announced."""
         target = self.targets.get(replica)
-        if target is None or not target.awaited or message.first != target.awaited:
+        if (
+            target is None
+            or not target.awaited
+            or (message.base, message.first) != (target.base, target.awaited)
+        ):
             return
         epochs = [row.epoch for row in message.rows]
-        if epochs != sorted(set(epochs)) or (epochs and epochs[0] < target.awaited):
+        inside = not epochs or (target.awaited <= epochs[0] and epochs[-1] <= target.base_epoch)
+        if epochs != sorted(set(epochs)) or not inside:
             return
         target.awaited = 0
-        target.pages += [row for row in message.rows if row.epoch <= target.base_epoch]
+        target.pages += message.rows
         if sum(len(row.items) for row in target.pages) > target.entries:
-            self.context.notify("malformed_rows", "warning", replica=replica)
             target.pages = []
+            self._reject(target)
             return
         self.items.request(replica, self.context.ledger.missing(target.pages))
         if message.more and epochs and epochs[-1] < target.base_epoch:
@@ -152,6 +173,8 @@ class Gossip:
             self._turn_page(replica, target)
         elif compute_chain(self.context.ledger.origin, target.pages) == target.base:
             target.older = tuple(target.pages)
+        else:
+            self._reject(target)
 
     def _turn_page(self, replica: int, target: PeerRows) -> None:
         """Ask for the next page once every item of those before is held, in its own row.

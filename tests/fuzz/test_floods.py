@@ -70,7 +70,7 @@ FLOODS: dict[str, Callable[[int], Any]] = {
     "VIEW": lambda i: View(
         base=name(i), base_epoch=i + 20, entries=i, rows=(Row(epoch=i + 30, items=(name(i),)),), pinned=True
     ),
-    "ROWS": lambda i: Rows(first=1, rows=(Row(epoch=i + 1, items=(name(i),)),), more=True),
+    "ROWS": lambda i: Rows(base=bytes(32), first=1, rows=(Row(epoch=i + 1, items=(name(i),)),), more=True),
     "PULL": lambda i: Pull(blob=name(i), offset=0),
     "READY": lambda i: Ready(epoch=1 + i, coordinator=0, roster=0, uploaded=0, wants_task=True),
 }

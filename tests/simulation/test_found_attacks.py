@@ -190,8 +190,9 @@ def test_rows_that_nobody_asked_for_are_not_kept() -> None:
     simulation.network.run(seconds=3)
     target = simulation.network.nodes[simulation.replica_key(1)]
     rows = tuple(Row(epoch=e, items=(bytes([e % 256]) * 32,) * 64) for e in range(1, 200))
+    shown = simulation.replica(1).gossip.targets[0].base
     for _ in range(5):
-        message = Rows(first=1, rows=rows, more=True)
+        message = Rows(base=shown, first=1, rows=rows, more=True)
         simulation.network._on(target, "receive", simulation.replica_key(0), message)
     assert all(len(peer.pages) == 0 for peer in simulation.replica(1).gossip.targets.values())
 

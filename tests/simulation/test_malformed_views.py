@@ -38,7 +38,7 @@ def test_a_pinned_version_that_lists_an_item_twice_is_refused_once_and_not_looke
         simulation.network.deliver(
             simulation.network.nodes[simulation.replica_key(0)],
             simulation.replica_key(1),
-            RowsRequest(first=1),
+            RowsRequest(base=origin, first=1),
         )
     assert count(simulation, "malformed_view") == 1
     assert LIAR not in replica.models._wanted or replica.models._wanted[LIAR].malformed
@@ -54,7 +54,10 @@ def test_pages_of_items_that_nobody_has_end_after_the_first() -> None:
     for page in range(1, 6):
         first = 100 * page - 99
         items = tuple(bytes([page, number]) * 16 for number in range(50))
-        say(simulation, Rows(first=first, rows=(Row(epoch=first + 99, items=items),), more=True))
+        say(
+            simulation,
+            Rows(base=bytes(32), first=first, rows=(Row(epoch=first + 99, items=items),), more=True),
+        )
         simulation.network.run(seconds=0.5)
     asked = [m.first for m in sent(observer, RowsRequest, simulation.replica_key(0)) if m.first > 1]
     assert asked == []
