@@ -6,9 +6,10 @@ Hoang, Morris and Rogaway, "An enciphering scheme based on a card shuffle" (CRYP
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from hashlib import sha256
-from typing import Final
+from typing import Final, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +19,7 @@ from asyncfl.errors import InvalidItem
 from asyncfl.federation import Federation, Roster
 
 SHUFFLE_ROUNDS: Final = 90
+_Member = TypeVar("_Member")
 
 
 def compute_shuffled_index(index: int, index_count: int, seed: bytes) -> int:
@@ -68,6 +70,12 @@ def compute_cells(roster: Roster, cell_size: int, seed: bytes) -> tuple[tuple[by
     order: list[bytes] = [b""] * count
     for index, position in enumerate(compute_shuffled_positions(count, seed)):
         order[int(position)] = roster.members[index]
+    return cut(order, cell_size)
+
+
+def cut(order: Sequence[_Member], cell_size: int) -> tuple[tuple[_Member, ...], ...]:
+    """`order` cut into floor(count / cell_size) cells, at least one, whose sizes differ by at most one."""
+    count = len(order)
     cells = max(1, count // cell_size)
     return tuple(tuple(order[k * count // cells : (k + 1) * count // cells]) for k in range(cells))
 

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from asyncfl.errors import StorageError
 from node.commands.common import JsonFile, messages, output, write_json
+from node.whole_files import write_whole
 
 
 def experiment(
@@ -21,30 +22,46 @@ def experiment(
         typer.Option("--reduced", help="With the keys of the file's table [reduced]: seconds, to try it."),
     ] = False,
     out: Annotated[
-        Path | None, typer.Option("--out", metavar="DIR", help="Write results.json and the plots there.")
+        Path | None,
+        typer.Option(
+            "--out",
+            metavar="DIR",
+            help="Write results.json and the plots there. With malicious clients also every run as it ends: the same "
+            "command goes on where it was interrupted.",
+        ),
     ] = None,
+    data: Annotated[
+        Path,
+        typer.Option(
+            "--data", metavar="DIR", help="With malicious clients: where the archive is that the file names."
+        ),
+    ] = Path("data"),
     json: JsonFile = None,
 ) -> None:
     """Run an experiment on virtual time: the real state machines, real training, chosen speeds and failures.
 
-    The same file gives the same course of events again; masks and noise are drawn anew.
+    The same file gives the same course of events again; masks and noise are drawn anew. A file of kind "poisoning" sets
+    attacks on learning against aggregation rules, in the clear and under groups.
 
     [bold]Examples[/]
 
     asyncfl experiment experiments/balance.toml --out balance
 
     asyncfl experiment experiments/throughput.toml --reduced --json -
+
+    asyncfl experiment experiments/poisoning/mnist.toml --data archives --out mnist
     """
-    from node.experiment.configuration import read_experiment
+    from node.experiment.configuration import parse_experiment, read_file
     from node.experiment.plots import draw_plots
+    from node.experiment.poisoning.configuration import is_poisoning
     from node.experiment.runner import run_experiment
 
-    wanted = read_experiment(file, reduced=reduced)
-    if out is not None:
-        try:
-            out.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise StorageError(f"{out}: cannot be made: {error.strerror}; name another --out") from None
+    text = read_file(file)
+    if is_poisoning(text, source=str(file)):
+        _poisoning(text, file, reduced=reduced, out=out, data=data, json=json)
+        return
+    wanted = parse_experiment(text, source=str(file), reduced=reduced)
+    _make(out)
     result = run_experiment(wanted, _tell)
     result["reduced"] = reduced
     if out is not None:
@@ -58,6 +75,54 @@ def experiment(
         if "comparison" in result:
             output.print()
             output.print(_comparison(result["comparison"]))
+
+
+def _make(out: Path | None) -> None:
+    """The directory of results. Raises `StorageError`."""
+    if out is None:
+        return
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(f"{out}: cannot be made: {error.strerror}; name another --out") from None
+
+
+def _poisoning(
+    text: str, file: Path, *, reduced: bool, out: Path | None, data: Path, json: Path | None
+) -> None:
+    from node.experiment.poisoning.cells import run_cells
+    from node.experiment.poisoning.configuration import parse_poisoning
+    from node.experiment.poisoning.plots import draw_poisoning
+    from node.experiment.poisoning.report import drop_table, markdown, table
+
+    wanted = parse_poisoning(text, source=str(file), reduced=reduced)
+    _make(out)
+    left = len(wanted.cells())
+
+    def tell(facts: dict[str, Any], there: bool) -> None:
+        nonlocal left
+        left -= 1
+        how = "was there" if there else f"{facts['wall_seconds']} s"
+        messages.print(
+            f"{escape(facts['attack'])}, {100 * facts['malicious']:g} %, groups of {facts['group']}, "
+            f"{facts['rule']}, seed {facts['seed']}: accuracy {facts['accuracy']:.4f} ({how}; {left} left)",
+            soft_wrap=True,
+        )
+
+    result = run_cells(wanted, data, out, tell)
+    result["reduced"] = reduced
+    if out is not None:
+        write_json(result, out / "results.json")
+        picture = draw_poisoning(result, out)
+        write_whole(out / "tables.md", markdown(result).encode())
+        messages.print(f"wrote {escape(str(picture))} and {escape(str(out / 'tables.md'))}", soft_wrap=True)
+    if json is not None:
+        write_json(result, json)
+    if str(json) != "-":
+        output.print(table(result))
+        if wanted.unseen:
+            output.print()
+            output.print(drop_table(result))
 
 
 def _tell(facts: dict[str, Any]) -> None:

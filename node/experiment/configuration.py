@@ -286,23 +286,36 @@ def read_experiment(path: Path, *, reduced: bool = False) -> Experiment:
 
     Raises `ConfigurationError` naming file and key (mostly the line, too); `StorageError` when it cannot be read.
     """
+    return parse_experiment(read_file(path), source=str(path), reduced=reduced)
+
+
+def read_file(path: Path) -> str:
+    """The text of an experiment's file. Raises `StorageError`, `ConfigurationError`."""
     try:
-        text = read_text(path, limit=MAX_BYTES)
+        return read_text(path, limit=MAX_BYTES)
     except OSError as error:
         raise StorageError(f"{path}: cannot be read: {error.strerror}; name an experiment's file") from None
     except UnicodeDecodeError:
         raise ConfigurationError(f"{path}: not UTF-8 text; a TOML file is needed") from None
-    return parse_experiment(text, source=str(path), reduced=reduced)
 
 
-def parse_experiment(text: str, *, source: str, reduced: bool = False) -> Experiment:
-    """The experiment that TOML `text` describes; `source` is the file's name. Raises `ConfigurationError`."""
+def read_tables(text: str, *, source: str, reduced: bool) -> dict[str, Any]:
+    """What the TOML `text` says; `reduced`: with the keys of its table `[reduced]` in place of its own.
+
+    Raises `ConfigurationError`.
+    """
     document = parse_document(text, source=source)
     changes = document.pop("reduced", None)
     if reduced:
         if not isinstance(changes, dict):
             raise ConfigurationError(f"{source}: --reduced needs a table [reduced] with the keys to replace")
         document |= changes
+    return document
+
+
+def parse_experiment(text: str, *, source: str, reduced: bool = False) -> Experiment:
+    """The experiment that TOML `text` describes; `source` is the file's name. Raises `ConfigurationError`."""
+    document = read_tables(text, source=source, reduced=reduced)
     try:
         experiment = Experiment.model_validate(document)
     except ValidationError as error:

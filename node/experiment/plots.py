@@ -13,7 +13,7 @@ from node.experiment.epsilon_plot import draw_epsilon
 from node.experiment.palette import by_name, colour, dash
 from node.experiment.target_plot import draw_target
 
-_STYLE: dict[str, Any] = {
+STYLE: dict[str, Any] = {
     "font.size": 11,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -44,7 +44,7 @@ def draw_plots(result: dict[str, Any], folder: Path) -> list[Path]:
     if "comparison" in result:
         pictures.append(("comparison.png", draw_comparison))
     paths = [folder / name for name, _ in pictures]
-    style: Any = _STYLE
+    style: Any = STYLE
     with pyplot.rc_context(style):
         for path, (_, draw) in zip(paths, pictures, strict=True):
             figure = draw(pyplot, result)

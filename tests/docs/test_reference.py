@@ -13,7 +13,9 @@ from typer.testing import CliRunner
 from asyncfl import messages, parameters
 from asyncfl.deployment import Deployment
 from asyncfl.parameters import Parameters
+from asyncfl.poisoning import ATTACKS
 from node.cli import app
+from node.experiment.poisoning.configuration import Data, Poisoning
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -72,3 +74,18 @@ def test_init_writes_the_documented_facts_and_group_sizes(tmp_path: Path, client
     expected = {4: (3, 2, 6), 16: (4, 3, 8)}[clients]
     used = facts["parameters"]
     assert (used["cell_size"], used["min_group"], used["max_group"]) == expected
+
+
+def test_every_attack_on_learning_is_in_the_reference_as_the_registry_has_it() -> None:
+    page = (DOCS / "reference" / "poisoning.md").read_text()
+    for name, attack in ATTACKS.items():
+        facts = attack.facts
+        assert f"| `{name}` | {facts.tries} | {facts.knows} | {facts.source} |" in page
+
+
+def test_every_key_of_an_experiment_with_malicious_clients_is_in_the_reference() -> None:
+    page = (DOCS / "reference" / "poisoning.md").read_text()
+    for name in Poisoning.model_fields:
+        assert f"`{name}`" in page or f"[{name}]" in page, name
+    for key in Data.model_fields:
+        assert f"`{key}`" in page, key

@@ -1,0 +1,142 @@
+"""The file of an experiment with malicious clients (`kind = "poisoning"`): its keys, and what is refused."""
+
+from __future__ import annotations
+
+from itertools import product
+from typing import Annotated, Any, Final, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from asyncfl.errors import ConfigurationError
+from asyncfl.poisoning import make_attack
+from asyncfl.rules import RULES
+from asyncfl.schedule import Schedule
+from asyncfl.toml_document import parse_document
+from asyncfl.toml_errors import explain
+from node.experiment.configuration import Numbers, Partition, Positive, read_tables
+
+WITH_OPTIONS: Final = ("bucketing", "nearest_neighbor_mixing")
+"""Pre-aggregators: rules only with another one behind them."""
+Fraction = Annotated[float, Field(ge=0, lt=0.5)]
+Share = Annotated[float, Field(gt=0, le=1)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Data(_Section):
+    """Where examples come from. Without `archive`: scikit-learn's digits."""
+
+    archive: str | None = None
+    """A NumPy archive (docs/how-to/archives.md) in the directory that `--data` names."""
+    train: Annotated[int, Field(ge=1)] | None = None
+    """Training examples that are used, drawn once for each seed; absent: all."""
+    test: Annotated[int, Field(ge=1)] | None = None
+    holdout: Annotated[int, Field(ge=1)] = 100
+    """Clean examples that replicas hold, for FLTrust and FedAOT: out of the test set's, of no client, not tested on."""
+    shrink: Annotated[int, Field(ge=1, le=4)] = 1
+    """Images are averaged over squares of so many pixels a side."""
+    model: Literal["conv", "perceptron"] = "conv"
+
+
+class Learned(_Section):
+    """FedAOT's weights are learned under these attacks, in turn, before each of its runs."""
+
+    attacks: Annotated[list[str], Field(min_length=1)]
+    epochs: Annotated[int, Field(ge=1)]
+
+
+class Cell(_Section):
+    """One run: a rule against an attack."""
+
+    attack: str
+    malicious: float
+    group: int
+    rule: str
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """For a file."""
+        attack = self.attack.replace("|", "-or-").replace("+", "-and-").replace(" ", "")
+        return f"{attack}.{100 * self.malicious:g}.group-{self.group}.{self.rule}.seed-{self.seed}"
+
+
+class Poisoning(_Section):
+    """The whole file: every attack, fraction, group size, rule and seed with each other."""
+
+    kind: Literal["poisoning"]
+    name: Annotated[str, Field(pattern=r"^[a-z0-9-]{1,40}$")]
+    clients: Annotated[int, Field(ge=4, le=1000)] = 20
+    epochs: Annotated[int, Field(ge=1)]
+    seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] = [0, 1, 2]
+    attacks: Annotated[list[str], Field(min_length=1)]
+    unseen: list[str] = Field(default_factory=list)
+    """Attacks that are compared with `attacks` as ones that nothing was learned from."""
+    malicious: Annotated[list[Fraction], Field(min_length=1)]
+    """Fractions of the clients."""
+    groups: Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1)] = [1]
+    """Sizes of the groups whose sums are all that rules see; 1: in the clear."""
+    rules: Annotated[list[str], Field(min_length=1)]
+    knowledge: Literal["all", "colluders"] = "all"
+    """What attacks that look at others see: all honest updates (the worst case), or what the attackers themselves
+    trained on their untouched data, as in a deployment."""
+    clip: Positive | None = None
+    """L2 norm that honest updates and opened means are cut to, as the protocol does; absent: no bound."""
+    evaluate_every: Annotated[int, Field(ge=1)] = 5
+    classes: Numbers | None = None
+    """Whose accuracy is told separately."""
+    data: Data = Data()
+    training: Schedule
+    partition: Partition = Partition()
+    learned: Learned | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        for rule in self.rules:
+            if rule not in RULES or rule in WITH_OPTIONS:
+                known = ", ".join(name for name in RULES if name not in WITH_OPTIONS)
+                raise ValueError(f"no rule is called {rule!r}; there are {known}")
+        for attack in (*self.attacks, *self.unseen, *(self.learned.attacks if self.learned else ())):
+            try:
+                make_attack(attack)
+            except ConfigurationError as error:
+                raise ValueError(str(error)) from None
+        if max(self.groups) > self.clients:
+            raise ValueError(
+                f"a group of {max(self.groups)} needs as many clients, and there are {self.clients}"
+            )
+        if self.partition.clients is not None and max(self.partition.clients) >= self.clients:
+            raise ValueError(
+                f"there is no client {max(self.partition.clients)}: they are 0 to {self.clients - 1}"
+            )
+        return self
+
+    def cells(self) -> list[Cell]:
+        """Seed by seed, so that an interrupted experiment has whole comparisons."""
+        attacks = [*self.attacks, *self.unseen]
+        return [
+            Cell(attack=attack, malicious=malicious, group=group, rule=rule, seed=seed)
+            for seed, malicious, attack, group, rule in product(
+                self.seeds, self.malicious, attacks, self.groups, self.rules
+            )
+        ]
+
+    def settings(self) -> dict[str, Any]:
+        """What a cell's result depends on beside the cell: everything but the lists of cells."""
+        lists = {"name", "seeds", "attacks", "unseen", "malicious", "groups", "rules"}
+        return self.model_dump(mode="json", exclude=lists)
+
+
+def is_poisoning(text: str, *, source: str) -> bool:
+    """Whether the file is of this kind. Raises `ConfigurationError` where it is no TOML."""
+    return parse_document(text, source=source).get("kind") == "poisoning"
+
+
+def parse_poisoning(text: str, *, source: str, reduced: bool = False) -> Poisoning:
+    """The experiment that TOML `text` describes; `source` is the file's name. Raises `ConfigurationError`."""
+    try:
+        return Poisoning.model_validate(read_tables(text, source=source, reduced=reduced))
+    except ValidationError as error:
+        raise ConfigurationError(explain(error, Poisoning, source, text)) from None

@@ -1,0 +1,352 @@
+"""Experiments with malicious clients: what is compared is comparable, and what was done is not done again."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from asyncfl.errors import ConfigurationError, StorageError
+from asyncfl.poisoning import make_attack
+from asyncfl.rules import Trust
+from node.cli import app
+from node.experiment.poisoning.cells import run_cells
+from node.experiment.poisoning.configuration import Cell, Poisoning, parse_poisoning
+from node.experiment.poisoning.course import Course, run_cell
+from node.experiment.poisoning.defence import Defence, Holdout, Learning, make_defence
+from node.experiment.poisoning.grouping import draw_groups, expected_bad, probability_clean
+from node.experiment.poisoning.summary import drops, estimate, lines
+from node.experiment.poisoning.world import Cohort, World
+
+FILES = sorted((Path(__file__).parents[2] / "experiments" / "poisoning").glob("*.toml"))
+NOWHERE = Path("nowhere")
+TEXT = """
+kind = "poisoning"
+name = "small"
+clients = 8
+epochs = 4
+seeds = [0]
+attacks = ["sign-flip"]
+malicious = [0.25]
+groups = [1, 2]
+rules = ["mean", "median"]
+evaluate_every = 2
+data.model = "perceptron"
+training = { learning_rate = 0.1, local_steps = 3, batch_size = 16 }
+"""
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def small(**changes: Any) -> Poisoning:
+    return Poisoning.model_validate(parse_poisoning(TEXT, source="x").model_dump() | changes)
+
+
+def cell(experiment: Poisoning, **changes: Any) -> Cell:
+    first = experiment.cells()[0]
+    return first.model_copy(update=changes)
+
+
+def course(experiment: Poisoning, **changes: Any) -> Course:
+    chosen = cell(experiment, **changes)
+    world = World.of(experiment, chosen.malicious, chosen.seed, NOWHERE)
+    return Course(experiment, chosen, world, "cpu")
+
+
+@pytest.mark.parametrize("reduced", [False, True])
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_the_included_files_are_valid_and_compare_seven_rules_over_three_seeds(
+    file: Path, reduced: bool
+) -> None:
+    found = parse_poisoning(file.read_text(), source=str(file), reduced=reduced)
+    assert len(found.seeds) >= 3
+    assert len(found.rules) == 7
+    assert found.groups[0] == 1
+    assert found.groups[1] > 1
+    names = [each.name for each in found.cells()]
+    assert len(set(names)) == len(names)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('rules = ["mode"]', "no rule is called 'mode'; there are mean"),
+        ('rules = ["bucketing"]', "no rule is called 'bucketing'"),
+        ('attacks = ["flip"]', "no attack on learning is called 'flip'"),
+        ("groups = [9]", "a group of 9 needs as many clients, and there are 8"),
+        ("malicious = [0.5]", "less than 0.5"),
+        ("epoch = 3", "unknown key; did you mean 'epochs'"),
+    ],
+)
+def test_a_file_that_cannot_be_run_is_refused_with_the_reason(line: str, message: str) -> None:
+    key = line.split(" ", maxsplit=1)[0]
+    text = "\n".join(each for each in TEXT.splitlines() if not each.startswith(f"{key} ")) + f"\n{line}\n"
+    if key == "epoch":
+        text = TEXT.replace("name =", f"{line}\nname =")
+    with pytest.raises(ConfigurationError, match=message):
+        parse_poisoning(text, source="x.toml")
+
+
+def test_groups_hold_everybody_once_and_are_drawn_anew_each_epoch() -> None:
+    drawn = [draw_groups(50, 8, b"s" * 32, epoch) for epoch in (1, 2)]
+    for groups in drawn:
+        assert sorted(client for group in groups for client in group) == list(range(50))
+        assert {len(group) for group in groups} <= {8, 9}
+    assert drawn[0] != drawn[1]
+    assert draw_groups(50, 8, b"s" * 32, 1) == drawn[0]
+
+
+def test_the_probability_of_a_clean_group_is_what_the_shuffle_gives() -> None:
+    clients, bad, size = 20, 6, 4
+    clean = [
+        not any(client < bad for client in group)
+        for epoch in range(400)
+        for group in draw_groups(clients, size, b"t" * 32, epoch)
+    ]
+    told = probability_clean(clients, bad, size)
+    assert told == pytest.approx((14 * 13 * 12 * 11) / (20 * 19 * 18 * 17))
+    assert np.mean(clean) == pytest.approx(told, abs=4 * np.sqrt(told * (1 - told) / len(clean)))
+    assert expected_bad(clients, bad, 1) == bad
+    assert expected_bad(clients, bad, size) == 4  # 5 groups, 0.79 of each.
+
+
+def test_without_attackers_the_mean_is_the_same_in_the_clear_and_under_groups_of_one_size() -> None:
+    models = []
+    for group in (1, 2, 4):
+        one = course(small(groups=[group]), malicious=0.0, group=group, rule="mean")
+        for epoch in (1, 2):
+            one.step(epoch, None, make_defence("mean", None))
+        models.append(one.model)
+    assert torch.allclose(models[0], models[1], atol=1e-5)
+    assert torch.allclose(models[0], models[2], atol=1e-5)
+
+
+def test_rules_and_group_sizes_meet_the_same_attackers_with_the_same_updates_in_the_first_epoch() -> None:
+    experiment = small(attacks=["gaussian-noise"])
+    opened = []
+    for rule in ("mean", "median"):
+        one = course(experiment, attack="gaussian-noise", rule=rule)
+        one.step(1, make_attack("gaussian-noise"), make_defence(rule, None))
+        assert one.opened is not None
+        opened.append(one.opened)
+        assert one.bad_groups == [2]
+    assert torch.equal(*opened)
+
+
+def test_honest_updates_and_opened_means_are_cut_to_the_clip_and_a_member_may_use_its_groups() -> None:
+    experiment = small(clip=0.05, attacks=["scaling"])
+    one = course(experiment, attack="scaling", group=2)
+    one.step(1, make_attack("scaling"), make_defence("mean", None))
+    assert one.opened is not None
+    lengths = one.opened.norm(dim=1)
+    assert float(lengths.max()) <= 0.05 * (1 + 1e-5)
+    bad = [any(client in one.world.malicious for client in group) for group in one.groups]
+    assert float(lengths[bad].min()) > 0.049  # Ten times as long before: the whole of the group's.
+
+
+def test_data_of_attackers_is_poisoned_and_nobody_elses_and_the_holdout_is_nobodys() -> None:
+    experiment = small()
+    world = World.of(experiment, 0.25, 0, NOWHERE)
+    cohort = Cohort(world, make_attack("label-flip"), b"s")
+    for client, (inputs, labels) in enumerate(world.parts):
+        flipped = client in world.malicious
+        assert torch.equal(cohort.client(client)[1], 9 - labels if flipped else labels)
+        assert torch.equal(cohort.client(client)[0], inputs)
+    for number, client in enumerate(world.malicious):
+        assert torch.equal(cohort.client(8 + number)[1], world.parts[client][1])
+    assert torch.equal(cohort.client(10)[1], world.holdout[1])
+
+    rows = [inputs for inputs, _ in (*world.parts, world.test, world.holdout)]
+    images = Counter(image.numpy().tobytes() for part in rows for image in part)
+    assert sum(images.values()) == 1797
+    assert max(images.values()) == 1  # No image of the digits is twice there, so none is with two parties.
+
+
+def test_colluders_that_know_only_each_other_send_something_else_than_those_who_know_all() -> None:
+    sent = []
+    for knowledge in ("all", "colluders"):
+        one = course(small(knowledge=knowledge), attack="fedaot-adaptive")
+        one.step(1, make_attack("fedaot-adaptive"), make_defence("mean", None))
+        assert one.opened is not None
+        bad = [any(client in one.world.malicious for client in group) for group in one.groups]
+        sent.append(one.opened[bad])
+    assert not torch.equal(*sent)
+
+
+def test_a_rule_is_told_of_no_more_bad_inputs_than_it_stands() -> None:
+    assert make_defence("krum", None).stands(10, 3) == 3
+    assert make_defence("krum", None).stands(6, 3) == 1
+    assert make_defence("krum", None).stands(4, 3) == 0
+    assert make_defence("median", None).stands(5, 5) == 2
+    assert make_defence("fltrust", None).stands(5, 4) == 4
+
+
+def test_fedaot_learns_under_other_attacks_first_where_the_file_says_so() -> None:
+    experiment = small(rules=["fedaot"], learned={"attacks": ["gaussian-noise"], "epochs": 3}, epochs=1)
+    learned = run_cell(experiment, cell(experiment, rule="fedaot"), NOWHERE, "cpu")
+    plain = small(rules=["fedaot"], epochs=1)
+    fresh = run_cell(plain, cell(plain, rule="fedaot"), NOWHERE, "cpu")
+    assert fresh["trust"]["weights"] != learned["trust"]["weights"]
+
+
+class Watched(Learning):
+    """Keeps what it was given."""
+
+    def __init__(self) -> None:
+        super().__init__(Trust())
+        self.gradients: list[torch.Tensor] = []
+
+    def aggregate(
+        self, inputs: torch.Tensor, byzantine: int, holdout: Holdout
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        self.gradients.append(holdout.gradient(torch.zeros(inputs.shape[1])))
+        self.before = holdout.reference()
+        return super().aggregate(inputs, byzantine, holdout)
+
+
+def test_the_holdout_gradient_is_that_of_the_models_loss_and_the_reference_goes_down_it() -> None:
+    one, watched = course(small()), Watched()
+    model = one.model.clone()
+    one.step(1, None, watched)
+    gradient = watched.gradients[0]
+    module = one.world.build()
+    one.layout.write(model, module.state_dict())
+    inputs, labels = one.world.holdout
+    torch.nn.functional.cross_entropy(module(inputs), labels).backward()
+    own = torch.cat([p.grad.flatten() for p in module.parameters() if p.grad is not None])
+    assert torch.allclose(gradient, own, atol=1e-6)
+    assert float(watched.before @ gradient) < 0
+
+
+def test_under_a_strong_attack_the_median_keeps_in_the_clear_what_the_mean_loses() -> None:
+    experiment = small(attacks=["model-replacement"], epochs=10, clients=12)
+    found: dict[str, dict[str, Any]] = {}
+    for rule in ("mean", "median"):
+        chosen = cell(experiment, attack="model-replacement", malicious=0.25, rule=rule)
+        found[rule] = run_cell(experiment, chosen, NOWHERE, "cpu")
+    assert found["mean"]["obeyed"] > found["median"]["obeyed"] + 0.3
+    assert found["median"]["accuracy"] > 0.5
+
+
+def test_a_cells_result_is_the_same_again() -> None:
+    experiment = small(attacks=["gaussian-noise|mimic"])
+    chosen = cell(experiment, attack="gaussian-noise|mimic", rule="median")
+    once, again = (run_cell(experiment, chosen, NOWHERE, "cpu") for _ in range(2))
+    once.pop("wall_seconds")
+    again.pop("wall_seconds")
+    assert once == again
+    json.dumps(once)
+
+
+def test_an_interrupted_experiment_goes_on_and_other_settings_begin_anew(tmp_path: Path) -> None:
+    experiment, ran = small(), []
+
+    class Interrupted(Exception):
+        pass
+
+    def run(experiment: Poisoning, each: Cell, data: Path) -> dict[str, Any]:
+        if len(ran) == 3:
+            raise Interrupted
+        ran.append(each.name)
+        return {**each.model_dump(), "accuracy": 0.5}
+
+    def tell(facts: dict[str, Any], there: bool) -> None:
+        told.append(there)
+
+    told: list[bool] = []
+    with pytest.raises(Interrupted):
+        run_cells(experiment, tmp_path, tmp_path, tell, run)
+    ran.clear()
+    run_cells(experiment, tmp_path, tmp_path, tell, run)
+    assert told == [False] * 3 + [True] * 3 + [False]
+    assert len(ran) == 1
+
+    ran.clear()
+    run_cells(
+        small(seeds=[0, 1], rules=["mean"]), tmp_path, tmp_path, tell, run
+    )  # Other lists, same settings.
+    assert len(ran) == 2
+    ran.clear()
+    run_cells(small(epochs=5, groups=[1]), tmp_path, tmp_path, tell, run)
+    assert len(ran) == 2
+
+    broken = next((tmp_path / "cells").iterdir())
+    broken.write_text("{")
+    with pytest.raises(StorageError, match=r"not a cell's result.*delete it"):
+        run_cells(experiment, tmp_path, tmp_path, tell, lambda *_: {})
+
+
+def test_means_spreads_and_what_unseen_attacks_cost() -> None:
+    cells = [
+        {"attack": attack, "malicious": 0.2, "group": 1, "rule": "mean", "seed": seed, "accuracy": accuracy}
+        for attack, both in {"a": (0.9, 0.8), "b": (0.7, 0.8), "c": (0.5, 0.7)}.items()
+        for seed, accuracy in enumerate(both)
+    ]
+    result = {"experiment": {"unseen": ["c"]}, "cells": cells}
+    first = lines(result)[0].of("mean", "accuracy")
+    assert first is not None
+    assert (first.mean, first.spread) == pytest.approx((0.85, 0.1 / np.sqrt(2)))
+    drop = drops(result)["mean", 1]
+    assert (drop.mean, drop.spread) == pytest.approx(((0.3 + 0.1) / 2, 0.2 / np.sqrt(2)))
+    assert estimate([None, None]) is None
+
+
+def test_the_command_writes_results_tables_and_a_picture_and_fits_a_terminal(tmp_path: Path) -> None:
+    file = tmp_path / "x.toml"
+    file.write_text(TEXT.replace("sign-flip", "backdoor|sign-flip").replace("epochs = 4", "epochs = 2"))
+    words = ["experiment", str(file), "--out", str(tmp_path / "out")]
+    done = CliRunner().invoke(app, words, env={"COLUMNS": "80", "NO_COLOR": "1"})
+    assert done.exit_code == 0, done.output
+    assert max(map(len, done.stdout.splitlines())) <= 80
+    assert "backdoor|sign-flip" in done.stdout
+    result = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert len(result["cells"]) == 4
+    assert all(0 <= each["obeyed"] <= 1 for each in result["cells"])
+    assert (tmp_path / "out" / "tables.md").read_text().startswith("| accuracy, % | malicious |")
+    assert (tmp_path / "out" / "rules.png").stat().st_size > 1000
+    again = CliRunner().invoke(app, words, env={"COLUMNS": "80", "NO_COLOR": "1"})
+    assert again.output.count("was there") == 4
+
+
+def test_a_missing_archive_is_named_with_where_it_was_looked_for(tmp_path: Path) -> None:
+    experiment = small(data={"archive": "mnist.npz"})
+    with pytest.raises(ConfigurationError, match=r"mnist\.npz: no such file"):
+        World.of(experiment, 0.25, 0, tmp_path)
+
+
+def test_archives_are_sampled_shrunk_and_split(tmp_path: Path) -> None:
+    draw = np.random.RandomState(0)
+    for colour in ((), (3,)):
+        arrays = {}
+        for part, count in (("train", 90), ("test", 40)):
+            arrays[f"x_{part}"] = draw.randint(0, 255, (count, 16, 16, *colour)).astype("uint8")
+            arrays[f"y_{part}"] = (np.arange(count) % 2).astype("uint8")
+        np.savez(tmp_path / "a.npz", **arrays)
+        data = {"archive": "a.npz", "train": 80, "test": 20, "holdout": 10, "shrink": 2}
+        world = World.of(small(data=data), 0.25, 1, tmp_path)
+        assert [len(labels) for _, labels in world.parts] == [10] * 8
+        assert world.parts[0][0].shape == (10, 8, 8, *colour)
+        assert world.test[0].shape == (20, 8, 8, *colour)
+        assert len(world.holdout[1]) == 10
+        assert world.classes == 2
+        assert world.build()(world.test[0]).shape == (20, 2)
+    with pytest.raises(ConfigurationError, match="x_test has 40 images, and 51 are asked for"):
+        World.of(small(data={"archive": "a.npz", "test": 50, "holdout": 1}), 0.25, 1, tmp_path)
+
+
+def test_every_defence_is_one() -> None:
+    for rule in ("mean", "krum", "fltrust", "fedaot"):
+        assert isinstance(make_defence(rule, None), Defence)
