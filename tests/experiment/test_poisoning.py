@@ -329,13 +329,15 @@ def test_a_missing_archive_is_named_with_where_it_was_looked_for(tmp_path: Path)
 
 def test_archives_are_sampled_shrunk_and_split(tmp_path: Path) -> None:
     draw = np.random.RandomState(0)
+    name = ""
     for colour in ((), (3,)):
         arrays = {}
         for part, count in (("train", 90), ("test", 40)):
             arrays[f"x_{part}"] = draw.randint(0, 255, (count, 16, 16, *colour)).astype("uint8")
             arrays[f"y_{part}"] = (np.arange(count) % 2).astype("uint8")
-        np.savez(tmp_path / "a.npz", **arrays)
-        data = {"archive": "a.npz", "train": 80, "test": 20, "holdout": 10, "shrink": 2}
+        name = f"{len(colour)}.npz"
+        np.savez(tmp_path / name, **arrays)
+        data = {"archive": name, "train": 80, "test": 20, "holdout": 10, "shrink": 2}
         world = World.of(small(data=data), 0.25, 1, tmp_path)
         assert [len(labels) for _, labels in world.parts] == [10] * 8
         assert world.parts[0][0].shape == (10, 8, 8, *colour)
@@ -344,7 +346,7 @@ def test_archives_are_sampled_shrunk_and_split(tmp_path: Path) -> None:
         assert world.classes == 2
         assert world.build()(world.test[0]).shape == (20, 2)
     with pytest.raises(ConfigurationError, match="x_test has 40 images, and 51 are asked for"):
-        World.of(small(data={"archive": "a.npz", "test": 50, "holdout": 1}), 0.25, 1, tmp_path)
+        World.of(small(data={"archive": name, "test": 50, "holdout": 1}), 0.25, 1, tmp_path)
 
 
 def test_every_defence_is_one() -> None:
