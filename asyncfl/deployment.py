@@ -262,6 +262,8 @@ class Deployment(Section):
             del content["rosters"]
         if not self.allow_misbehaviour:
             del content["allow_misbehaviour"]
+        if not self.parameters.rule_options:
+            del content["parameters"]["rule_options"]
         if not self.training.changes:
             del content["training"]["changes"]
         return tomli_w.dumps(content)
@@ -399,9 +401,8 @@ def _digest(
     *,
     allow_misbehaviour: bool,
 ) -> bytes:
-    settings = tuple(sorted(parameters.model_dump().items()))
     initial = (model.digest, model.weights, model.buffers, model.frozen_buffers)
-    facts: tuple[Any, ...] = (FORMAT, nonce, operator, settings, tuple(replica_keys), initial)
+    facts: tuple[Any, ...] = (FORMAT, nonce, operator, parameters.digested(), tuple(replica_keys), initial)
     if allow_misbehaviour:
         facts += ("allow_misbehaviour",)
     return digest("asyncfl/1/deployment", pack(facts))

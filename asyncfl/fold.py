@@ -1,8 +1,8 @@
 """The model as a pure function of a set of ledger items: model(version) = fold over rows in order.
 
-Exact by construction, so that replicas agree to the last bit: sums of integers; one elementwise float64
-multiplication, rounded to a multiple of 2^-32, per row; those rounded integers are added, so that the order
-of arrival is irrelevant (protocol section 6).
+Exact by construction, so that replicas agree to the last bit: sums of integers, or a rule that is exact itself
+(`asyncfl.rules`) over the groups of a row's window; one elementwise float64 multiplication, rounded to a multiple of
+2^-32, per row; those rounded integers are added, so that the order of arrival is irrelevant (protocol section 6).
 """
 
 from __future__ import annotations
@@ -18,11 +18,21 @@ from torch import Tensor
 from asyncfl.digest import content_digest
 from asyncfl.effects import Blobs
 from asyncfl.federation import Federation
+from asyncfl.group_rules import GroupRule, make_group_rule
 from asyncfl.ledger import Link
 from asyncfl.masking import decode_sum
 from asyncfl.optimisers import FRACTION, LIMIT, advance, start_moments
-from asyncfl.rows import EXPECTED_ROWS, RowSum, compute_divisor, compute_expected, row_statistics, sum_row
+from asyncfl.rows import (
+    EXPECTED_ROWS,
+    RowSum,
+    compute_divisor,
+    compute_expected,
+    compute_presence,
+    row_statistics,
+    sum_row,
+)
 from asyncfl.statistics import RowStatistics
+from asyncfl.windows import Inputs, Judgement, Read, combine, find_window, read_inputs
 
 CACHED_STATES = 12
 OTHERS_STATES = 4
@@ -39,6 +49,16 @@ def compute_contribution(row: RowSum, divisor: float, federation: Federation) ->
     return values.round_().clamp_(-LIMIT, LIMIT).to(torch.int64)
 
 
+def scale_result(result: Tensor, presence: float, federation: Federation) -> Tensor:
+    """The same of a rule's `result` [dimension], in units of the clip, for a row that is there so far."""
+    parameters = federation.parameters
+    rate = parameters.server_learning_rate if parameters.server_optimizer == "sgd" else 1.0
+    values = result.clone()
+    for segment in federation.model_segments:
+        values[segment.start : segment.stop] *= rate * presence * segment.clip * FRACTION
+    return values.round_().clamp_(-LIMIT, LIMIT).to(torch.int64)
+
+
 def apply_total(initial: bytes, total: Tensor) -> bytes:
     """Canonical model bytes (float32 little-endian) of the initial model plus a fold state int64 [d]."""
     start = torch.frombuffer(bytearray(initial), dtype=torch.float32).to(torch.float64)
@@ -51,7 +71,7 @@ def expected_members(link: Link, roster_size: int) -> int:
     `roster_size` is the first roster's: later ones are not in the version, and must not change its model.
     """
     before = islice(link.back(), 1, 1 + EXPECTED_ROWS)
-    return compute_expected([sum(count for _, count in each.sums) for each in before], roster_size)
+    return compute_expected([sum(len(item.members) for item in each.items) for each in before], roster_size)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +90,8 @@ class FoldState:
     masses: tuple[int, ...] = ()
     statistics: tuple[RowStatistics, ...] = ()
     """Of all rows so far, where metrics are on."""
+    judgement: Judgement | None = None
+    """What the rule saw at the last row; None with the mean, which sees no group."""
 
     @classmethod
     def start(cls, federation: Federation) -> FoldState:
@@ -86,19 +108,70 @@ class FoldState:
         total = self.total + contribution
         if first is not None:
             total[:weights] = self.total[:weights] + step
-        return FoldState(total.clamp_(-int(LIMIT), int(LIMIT)), first, second, self.rows + 1)
+        total.clamp_(-int(LIMIT), int(LIMIT))
+        return replace(self, total=total, first=first, second=second, rows=self.rows + 1)
 
 
 def fold_row(
     state: FoldState, sums: Iterable[tuple[Tensor, int]], epoch: int, expected: int, federation: Federation
 ) -> FoldState:
-    """The state after one more row: (opened sum int32 [upload dimension], members) of its entries, in any order."""
+    """The state after one more row: (opened sum int32 [upload dimension], members) of its entries, in any order.
+
+    By the mean.
+    """
     row = sum_row(sums, federation)
     divisor = compute_divisor(row, expected, state.masses, federation)
     after = state.after(compute_contribution(row, divisor, federation), federation)
+    return _with_row(after, row, epoch, federation)
+
+
+def _with_row(state: FoldState, row: RowSum, epoch: int, federation: Federation) -> FoldState:
+    """`state`, which has moved by `row`, with what the row says to those after it."""
     masses = (*state.masses, row.mass)[-EXPECTED_ROWS:] if federation.weight_segment else ()
     told = (row_statistics(epoch, row, federation),) if federation.metrics_segment else ()
-    return replace(after, masses=masses, statistics=state.statistics + told)
+    return replace(state, masses=masses, statistics=state.statistics + told)
+
+
+class Folder:
+    """Folds rows in order. It holds the groups of the last row's window, and no others.
+
+    `roster_size` is the first roster's; `read` gives an opened sum by digest, as it is stored.
+    """
+
+    def __init__(self, federation: Federation, roster_size: int, read: Read) -> None:
+        self.federation = federation
+        self.roster_size = roster_size
+        self.read = read
+        mean = federation.parameters.rule == "mean"
+        self._rule = None if mean else make_group_rule(federation.parameters)
+        self._inputs: dict[bytes, Inputs] = {}
+
+    def after(self, state: FoldState, link: Link) -> FoldState:
+        """The state after the row of `link`; `state` is the one after all rows before."""
+        expected = expected_members(link, self.roster_size)
+        if self._rule is not None:
+            return self._judge(state, link, expected, self._rule)
+        dimension = self.federation.upload_dimension
+        sums = ((decode_sum(self.read(item.opened), dimension), len(item.members)) for item in link.items)
+        return fold_row(state, sums, link.epoch, expected, self.federation)
+
+    def _judge(self, state: FoldState, link: Link, expected: int, rule: GroupRule) -> FoldState:
+        federation, window = self.federation, find_window(link, self.federation, rule)
+        links = (link,) if window is None else window.links
+        self._inputs = {
+            each.chain: self._inputs.get(each.chain) or read_inputs(each, self.read, federation)
+            for each in links
+        }
+        row = self._inputs[link.chain].row
+        if window is None:
+            moved, judgement = replace(state, rows=state.rows + 1), Judgement()
+        else:
+            result = combine(window, [self._inputs[each.chain].means for each in links], rule)
+            divisor = compute_divisor(row, expected, state.masses, federation)
+            presence = compute_presence(row, divisor, federation)
+            moved = state.after(scale_result(result, presence, federation), federation)
+            judgement = Judgement(len(links), window.groups, rule.byzantine(window.groups))
+        return replace(_with_row(moved, row, link.epoch, federation), judgement=judgement)
 
 
 class FoldCache:
@@ -162,7 +235,6 @@ class FoldJob:
 
     def state(self, blobs: Blobs) -> FoldState:
         """What the fold holds after the last row."""
-        dimension = self.federation.upload_dimension
         state, changed = FoldState.start(self.federation), []
         for link in self.head.back():
             cached = self.cache.get(link.chain, own=self.own)
@@ -170,9 +242,8 @@ class FoldJob:
                 state = cached
                 break
             changed.append(link)
+        folder = Folder(self.federation, self.roster_size, blobs.read)
         for link in reversed(changed):
-            sums = ((decode_sum(blobs.read(name), dimension), members) for name, members in link.sums)
-            expected = expected_members(link, self.roster_size)
-            state = fold_row(state, sums, link.epoch, expected, self.federation)
+            state = folder.after(state, link)
             self.cache.put(link.chain, state, own=self.own)
         return state

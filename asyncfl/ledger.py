@@ -49,21 +49,20 @@ class Link:
     memberships: int = 0
     """Members of all these entries."""
     row: Row | None = None
-    sums: tuple[tuple[bytes, int], ...] = ()
-    """(digest of the opened sum's blob, number of members) of each entry of the row."""
+    items: tuple[Item, ...] = ()
+    """The entries of the row, in its order."""
     before: Link | None = field(default=None, repr=False)
 
     def after(self, row: Row, items: Mapping[bytes, Item]) -> Link:
         """The link after one more row, whose items must be in `items`."""
-        sums = tuple((item.opened, len(item.members)) for item in map(items.__getitem__, row.items))
-        members = sum(count for _, count in sums)
+        entries = tuple(items[name] for name in row.items)
         return Link(
             row.epoch,
             compute_chain(self.chain, (row,)),
-            self.entries + len(sums),
-            self.memberships + members,
+            self.entries + len(entries),
+            self.memberships + sum(len(item.members) for item in entries),
             row,
-            sums,
+            entries,
             self,
         )
 

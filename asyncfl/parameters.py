@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import ceil, isqrt, sqrt
-from typing import Final, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from asyncfl.errors import ParameterError
 
@@ -45,6 +45,10 @@ WEIGHT_SHARE: Final = 8
 METRICS_SHARE: Final = 4
 """The accuracy on a client's own test data travels as two coordinates that share the bound L / 4: with privacy on
 their noise is that of everything else, so that a smaller share would drown them."""
+LATER: Final = {"rule_options": {}, "bad_groups": 0.0, "bad_clients": 0.0}
+"""Parameters that came later, and what they were before: a deployment that leaves them so keeps its digest."""
+NEED_A_REFERENCE: Final = ("fltrust", "fedaot")
+"""Rules of asyncfl.rules that need data which replicas do not have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +78,28 @@ class Segment:
     stop: int
     clip: float
     bound: int
+
+
+def _no_reference(value: Any) -> Any:
+    if value in NEED_A_REFERENCE:
+        raise ParameterError(
+            f"rule {value!r} weighs updates by clean data or by a reference made from it, and replicas have none; "
+            "take another rule, such as multi_krum (asyncfl.rules has it for plain tensors)"
+        )
+    return value
+
+
+def _plain(options: dict[str, Any]) -> dict[str, Any]:
+    for name, value in options.items():
+        if not isinstance(value, int | float | str):
+            raise ValueError(f"option {name!r} must be a number or a name")
+    return dict(sorted(options.items()))
+
+
+RuleName = Literal[
+    "mean", "median", "trimmed_mean", "krum", "multi_krum", "bulyan", "geometric_median", "centered_clipping",
+    "norm_clipping", "norm_rejection", "bucketing", "nearest_neighbor_mixing",
+]  # fmt: skip
 
 
 class Parameters(BaseModel):
@@ -107,7 +133,13 @@ class Parameters(BaseModel):
     examples_cap: int = Field(default=1000, ge=1, le=1_000_000_000)
     metrics: bool = False
     metrics_cap: int = Field(default=100, ge=1, le=1_000_000_000)
-    rule: Literal["mean"] = "mean"
+    rule: Annotated[RuleName, BeforeValidator(_no_reference)] = "mean"
+    """How opened groups make a row's update: `asyncfl.rules` on group means in units of the clip."""
+    rule_options: Annotated[dict[str, Any], AfterValidator(_plain)] = Field(default_factory=dict)
+    bad_groups: float = Field(default=0.0, ge=0, lt=1)
+    """Share of the groups that the rule has to stand."""
+    bad_clients: float = Field(default=0.0, ge=0, lt=1)
+    """Share of malicious clients that `bad_groups` was computed for; the check at load uses it."""
     allow_minority_groups: bool = False
     allow_small_private_groups: bool = False
     allow_single_clients: bool = False
@@ -187,12 +219,24 @@ class Parameters(BaseModel):
                 f"use min_group={SMALLEST_PRIVATE} or more, of cells of cell_size={3 * SMALLEST_PRIVATE // 2} or "
                 "more, or set allow_small_private_groups if that is what you want"
             )
+        if self.rule == "mean" and (self.rule_options or self.bad_groups):
+            raise ParameterError(
+                "rule 'mean' has no options and stands no bad group; leave rule_options and bad_groups out, or take "
+                "another rule, such as median"
+            )
         if self.scale < 16:
             raise ParameterError(
                 f"noise_multiplier {self.noise_multiplier} with groups of {self.min_group} to {self.max_group} "
                 f"leaves an integer scale of {self.scale}: the sum does not fit the modulus {self.modulus}"
             )
         return self
+
+    def digested(self) -> tuple[tuple[str, Any], ...]:
+        """What of these stands in a deployment's digest: plain values by name, sorted."""
+        values = {name: value for name, value in self.model_dump().items() if LATER.get(name, ...) != value}
+        if "rule_options" in values:
+            values["rule_options"] = tuple(values["rule_options"].items())
+        return tuple(sorted(values.items()))
 
     @property
     def ring(self) -> Preset:

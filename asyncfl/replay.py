@@ -7,24 +7,18 @@ from collections.abc import Iterator
 
 from asyncfl.effects import Blobs
 from asyncfl.federation import Federation
-from asyncfl.fold import FoldState, apply_total, fold_row
-from asyncfl.ledger import Ledger
-from asyncfl.masking import decode_sum
-from asyncfl.rows import compute_expected
+from asyncfl.fold import Folder, FoldState, apply_total
+from asyncfl.ledger import Ledger, Link
 from asyncfl.statistics import Best, find_best
 
 
-def replay(ledger: Ledger, federation: Federation, blobs: Blobs) -> Iterator[tuple[int, FoldState]]:
-    """(epoch, state after it) of every row of the ledger, ascending."""
-    state, members = FoldState.start(federation), list[int]()
-    dimension, roster = federation.upload_dimension, len(federation.rosters[0].members)
-    for row in ledger.rows():
-        items = [ledger.items[name] for name in row.items]
-        sums = ((decode_sum(blobs.read(item.opened), dimension), len(item.members)) for item in items)
-        expected = compute_expected(members, roster)
-        state = fold_row(state, sums, row.epoch, expected, federation)
-        members.append(sum(len(item.members) for item in items))
-        yield row.epoch, state
+def replay(head: Link, federation: Federation, blobs: Blobs) -> Iterator[tuple[int, FoldState]]:
+    """(epoch, state after it) of every row of the version `head`, ascending."""
+    state = FoldState.start(federation)
+    folder = Folder(federation, len(federation.rosters[0].members), blobs.read)
+    for link in reversed(list(head.back())):
+        state = folder.after(state, link)
+        yield link.epoch, state
 
 
 def find_best_model(
@@ -34,12 +28,12 @@ def find_best_model(
 
     None where noise hides every accuracy, or nothing was measured.
     """
-    last = deque(replay(ledger, federation, blobs), maxlen=1)
+    last = deque(replay(ledger.head, federation, blobs), maxlen=1)
     best = find_best(last[0][1].statistics, width) if last else None
     if best is None:
         return None
     state, epoch = FoldState.start(federation), 0
-    for number, (reached, after) in enumerate(replay(ledger, federation, blobs)):
+    for number, (reached, after) in enumerate(replay(ledger.head, federation, blobs)):
         if number == best.rows:
             break
         state, epoch = after, reached

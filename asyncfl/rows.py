@@ -77,26 +77,44 @@ class RowSum:
     least: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class GroupSum:
+    """An opened sum that was clipped: `total` int64 [upload dimension], of so many `members`, with its mass."""
+
+    total: Tensor
+    members: int
+    mass: int
+
+
 def sum_row(sums: Iterable[tuple[Tensor, int]], federation: Federation) -> RowSum:
     """Add up a row's (opened sum int32 [upload dimension], number of members)."""
+    return add_groups((clip_group(opened, members, federation) for opened, members in sums), federation)
+
+
+def add_groups(groups: Iterable[GroupSum], federation: Federation) -> RowSum:
+    """Add up the clipped groups of a row; one at a time is held."""
     total = torch.zeros(federation.upload_dimension, dtype=torch.int64)
     members = mass = 0
     noise = [0] * len(federation.model_segments)
-    for opened, count in sums:
-        clipped, weight = clip_group(opened, count, federation)
-        total += clipped
-        members, mass = members + count, mass + weight
+    for group in groups:
+        total += group.total
+        members, mass = members + group.members, mass + group.mass
         for index, segment in enumerate(federation.model_segments):
-            noise[index] += compute_allowance(federation, segment, count)
-    carried = federation.weight_segment
-    if carried is None:
+            noise[index] += compute_allowance(federation, segment, group.members)
+    if federation.weight_segment is None:
         return RowSum(total, members)
-    segments = federation.model_segments
+    return RowSum(total, members, mass, _least_mass(noise, federation))
+
+
+def _least_mass(noise: Sequence[int], federation: Federation) -> int:
+    """The smallest mass that keeps a `noise` of these norms, one for each model segment, within the clip."""
+    carried, segments = federation.weight_segment, federation.model_segments
+    assert carried is not None
     least = max(-(-part * carried.bound // each.bound) for part, each in zip(noise, segments, strict=True))
-    return RowSum(total, members, mass, max(least, 1))
+    return max(least, 1)
 
 
-def clip_group(opened: Tensor, members: int, federation: Federation) -> tuple[Tensor, int]:
+def clip_group(opened: Tensor, members: int, federation: Federation) -> GroupSum:
     """The opened sum, each segment scaled down (by a multiple of 2^-16) to its norm limit, and the group's mass."""
     result = opened.to(torch.int64)
     for segment in federation.segments:
@@ -105,13 +123,30 @@ def clip_group(opened: Tensor, members: int, federation: Federation) -> tuple[Te
         _cut_metrics(result, federation.metrics_segment, members, federation.parameters)
     carried = federation.weight_segment
     if carried is None:
-        return result, 0
+        return GroupSum(result, members, 0)
     mass = max(0, int(result[carried.start]))
     result[carried.start] = mass
     for segment in federation.model_segments:
         limit = mass * segment.bound // carried.bound + compute_allowance(federation, segment, members)
         _clip(result, segment, limit)
-    return result, mass
+    return GroupSum(result, members, mass)
+
+
+def compute_group_mean(group: GroupSum, federation: Federation) -> Tensor:
+    """The mean update of a group's members, float32 [dimension], each segment in units of its clip.
+
+    Where weights travel it is the weighted mean; its length is at most 2, whatever the members sent: a group is
+    divided by no less than what keeps its noise within the clip.
+    """
+    carried, members = federation.weight_segment, group.members
+    divisor = float(members)
+    if carried is not None:
+        noise = [compute_allowance(federation, segment, members) for segment in federation.model_segments]
+        divisor = max(group.mass, _least_mass(noise, federation)) / carried.bound
+    mean = group.total[: federation.dimension].to(torch.float64)
+    for segment in federation.model_segments:
+        mean[segment.start : segment.stop] *= 1.0 / (segment.bound * divisor)
+    return mean.to(torch.float32)
 
 
 def _cut_metrics(values: Tensor, place: Segment, members: int, parameters: Parameters) -> None:
@@ -143,6 +178,12 @@ def compute_divisor(row: RowSum, expected: int, masses: Sequence[int], federatio
         return float(max(row.members, expected, 1))
     at_first = -(-row.mass * max(expected, row.members) // max(row.members, 1))
     return max(row.mass, compute_expected(masses, at_first), row.least) / carried.bound
+
+
+def compute_presence(row: RowSum, divisor: float, federation: Federation) -> float:
+    """How much of a full row is there: its members, or their weight, over what a row is divided by; at most 1."""
+    carried = federation.weight_segment
+    return (row.members if carried is None else row.mass / carried.bound) / divisor
 
 
 def row_statistics(epoch: int, row: RowSum, federation: Federation) -> RowStatistics:

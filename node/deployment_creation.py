@@ -86,6 +86,7 @@ def create_deployment(root: Path, wanted: NewDeployment) -> DeploymentDirectory:
     else:
         keys = _given_keys(wanted.public_keys, replica_names + client_names)
 
+    from asyncfl.group_rules import check_rule, settle_rule
     from node.training.files import write_model
     from node.training.loader import load_task
     from node.training.task import ClientEvaluation
@@ -103,6 +104,8 @@ def create_deployment(root: Path, wanted: NewDeployment) -> DeploymentDirectory:
     workbench = Workbench(task, seed=wanted.seed, device="cpu", frozen_buffers=frozen)
     operator = Identity.generate()
     parameters = _with_noise(parameters, wanted, workbench.layout.dimension)
+    parameters = settle_rule(parameters, wanted.clients)
+    check_rule(parameters, wanted.clients)
     deployment = Deployment.create(
         name=re.sub(r"[^A-Za-z0-9]+", "-", root.resolve().name).strip("-")[:64] or "deployment",
         nonce=os.urandom(NONCE_BYTES),

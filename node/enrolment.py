@@ -237,11 +237,15 @@ def _refuse_repeated(names: Sequence[str]) -> None:
 
 
 def _check_colluders(deployment: Deployment, clients: int) -> None:
-    """Raises `ConfigurationError` where the assumed colluders are more in a cell than `malicious_allowance`.
+    """Raises `ConfigurationError` where colluders in a cell are more than `malicious_allowance`, or spoil the rule.
 
-    Noise and masks were made for that number, which the deployment's digest fixes.
+    Noise and masks were made for that number, the rule for its share of bad groups: the deployment's digest has both.
     """
     used = deployment.parameters
+    if used.rule != "mean":
+        from asyncfl.group_rules import check_rule
+
+        check_rule(used, clients)
     if not used.malicious_fraction:
         return
     from asyncfl.privacy.allowance import Cells, malicious_allowance

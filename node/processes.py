@@ -81,6 +81,7 @@ def run_aggregator(directory: Path, name: str, options: ProcessOptions | None = 
 
         initial_model = files.initial_model()
         _say_what_is_assumed(deployment, None)
+        _check_and_say_the_rule(deployment)
         _say_whether_it_is_a_drill(deployment, options)
 
         def machine(durable: _Durable) -> Machine:
@@ -311,6 +312,17 @@ def _say_what_is_assumed(deployment: Deployment, epochs: int | None) -> None:
         isolation_probability=collusion.isolation_probability,
         epochs=collusion.epochs,
     )
+
+
+def _check_and_say_the_rule(deployment: Deployment) -> None:
+    """Raises `RuleError` where the newest roster yields too few groups for the rule."""
+    if deployment.parameters.rule == "mean":
+        return
+    from asyncfl.group_rules import check_rule, explain_rule
+
+    clients = len(deployment.all_rosters[-1].members)
+    check_rule(deployment.parameters, clients)
+    log.info("rule", name=deployment.parameters.rule, stands=explain_rule(deployment.parameters, clients))
 
 
 def _say_whether_it_is_a_drill(deployment: Deployment, options: ProcessOptions) -> None:

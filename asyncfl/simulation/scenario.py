@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, get_args
 
 import numpy as np
 
-from asyncfl.parameters import Parameters
+from asyncfl.parameters import Parameters, RuleName
 from asyncfl.simulation.attackers import ATTACKERS, Attack
 from asyncfl.simulation.faults import (
     Crash,
@@ -22,6 +22,9 @@ from asyncfl.simulation.faults import (
 )
 
 EPOCHS: Final = 3
+RULES: Final = get_args(RuleName)
+BAD_GROUPS: Final = 0.15
+"""Share of bad groups that a drawn rule allows for: windows then reach over several rows."""
 _HELD: Final = ("*", "Upload", "Relay", "ShareOk", "Lock", "Locked", "Reveal", "ShareSum", "Entry", "Attest",
          "View", "ModelVote", "Task", "Front", "Stored", "Ready")  # fmt: skip
 
@@ -40,6 +43,7 @@ class Scenario:
     attacks: tuple[Attack, ...] = ()
     cell_size: int | None = None
     """None: as many clients to a cell as the deployment's defaults say."""
+    rule: str = "mean"
 
     def mentioned(self) -> set[str]:
         """Names of the nodes that a fault or an attack needs."""
@@ -59,7 +63,7 @@ class Scenario:
     def parameters(self) -> Parameters:
         return Parameters.for_clients(
             self.clients, replicas=self.replicas, byzantine=self.byzantine, preset="tiny",
-            cell_size=self.cell_size,
+            cell_size=self.cell_size, rule=self.rule, bad_groups=0.0 if self.rule == "mean" else BAD_GROUPS,
         )  # fmt: skip
 
 
@@ -73,9 +77,10 @@ def draw(seed: int, *, replicas: int, byzantine: int, attack: str | None = None)
     hostile = {chosen.node for chosen in attacks}
     honest = [name for name in names if name not in hostile]
     faults = tuple(_draw_fault(rng, honest) for _ in range(int(rng.integers(0, 6))))
+    rule = str(rng.choice(RULES)) if rng.random() < 0.5 else "mean"
     return Scenario(
         seed, replicas, byzantine, clients,
-        latency=(slowest / 10, slowest), faults=faults, attacks=attacks,
+        latency=(slowest / 10, slowest), faults=faults, attacks=attacks, rule=rule,
     )  # fmt: skip
 
 

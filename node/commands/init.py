@@ -68,6 +68,27 @@ def init(
     malicious_fraction: Annotated[
         float, typer.Option(min=0, max=1, help="Share of clients whose noise is not counted on.")
     ] = 0.0,
+    rule: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="How opened groups are aggregated: median, multi_krum, bulyan, ...",
+            show_default="mean",
+        ),
+    ] = None,
+    rule_option: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE", help="Option of the rule, such as steps=5 or then=krum."),
+    ] = None,
+    bad_clients: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            max=1,
+            help="Share of malicious clients that the rule has to stand.",
+            show_default="as many as it stands",
+        ),
+    ] = None,
     buffers: Annotated[
         Buffers | None,
         typer.Option(
@@ -111,6 +132,8 @@ def init(
 
     asyncfl init run --parameter metrics=true --stop accuracy=0.95 --stop patience_rows=20
 
+    asyncfl init run --clients 60 --parameter cell_size=3 --rule multi_krum --bad-clients 0.1
+
     asyncfl init run --clients 1300 --epsilon 4 --epochs 60 --malicious-fraction 0.05
 
     asyncfl init run --public-keys pubs --url replica-0=ws://a.example:7000 --url replica-1=ws://...
@@ -124,8 +147,20 @@ def init(
         task=task,
         seed=seed,
         task_options=key_values("--task-option", task_option or ()),
-        parameters=key_values("--parameter", parameter or ()),
-        training=_joined(chosen, key_values("--training", training or ())),
+        parameters=_joined(
+            {
+                key: value
+                for key, value in (
+                    ("rule", rule),
+                    ("rule_options", key_values("--rule-option", rule_option) if rule_option else None),
+                    ("bad_clients", bad_clients),
+                )
+                if value is not None
+            },
+            "--parameter",
+            key_values("--parameter", parameter or ()),
+        ),
+        training=_joined(chosen, "--training", key_values("--training", training or ())),
         stop=key_values("--stop", stop or ()),
         epsilon=epsilon,
         delta=delta,
@@ -175,6 +210,10 @@ def init(
     )
     output.print(f"  task {escape(task)}, {facts['dimension']:,} coordinates")
     output.print(f"  {_privacy(used, deployment.privacy, epochs, malicious_fraction)}", soft_wrap=True)
+    if used.rule != "mean":
+        from asyncfl.group_rules import explain_rule
+
+        output.print(f"  rule {used.rule}: {explain_rule(used, clients)}", soft_wrap=True)
     if used.noise_multiplier and epochs is not None:
         output.print(f"  {_verdict(used, epochs, clients, facts['dimension'])}", soft_wrap=True)
     if deployment.model.buffers or deployment.model.frozen_buffers:
@@ -226,10 +265,10 @@ def _verdict(used: Parameters, epochs: int, clients: int, dimension: int) -> str
     )
 
 
-def _joined(named: dict[str, Any], others: dict[str, Any]) -> dict[str, Any]:
-    """Options of their own and --training KEY=VALUE together. Raises `ConfigurationError` for one given twice."""
+def _joined(named: dict[str, Any], option: str, others: dict[str, Any]) -> dict[str, Any]:
+    """Options of their own and `option` KEY=VALUE together. Raises `ConfigurationError` for one given twice."""
     for key in named.keys() & others.keys():
-        raise ConfigurationError(f"--training {key} and --{key.replace('_', '-')} are the same: give one")
+        raise ConfigurationError(f"{option} {key} and --{key.replace('_', '-')} are the same: give one")
     return {**named, **others}
 
 

@@ -95,8 +95,8 @@ def test_a_version_of_another_replica_is_what_its_own_ledger_would_be(items: set
     assert head is not None
     assert (head.chain, head.entries) == (other.version, len(items))
     assert head.memberships == sum(len(item.members) for item in items)
-    assert [(link.row, link.sums) for link in head.back()] == [
-        (link.row, link.sums) for link in other.head.back()
+    assert [(link.row, link.items) for link in head.back()] == [
+        (link.row, link.items) for link in other.head.back()
     ]
     assert (head is ledger.head) == (len(items) == len(ITEMS))
     for item in ITEMS:

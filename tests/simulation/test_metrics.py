@@ -75,7 +75,7 @@ def _check_replay(simulation: Simulation) -> None:
     """Row by row from the disk the certified model comes out, and the best one among those before it."""
     replica, federation = simulation.replica(0), simulation.federation
     blobs = simulation.network.nodes[simulation.replica_key(0)].blobs
-    states = [state for _, state in replay(replica.context.ledger, federation, blobs)]
+    states = [state for _, state in replay(replica.context.ledger.head, federation, blobs)]
     models = [simulation.initial, *(apply_total(simulation.initial, state.total) for state in states)]
     assert replica.models.latest is not None
     assert blobs.read(replica.models.latest.model) == models[-1]

@@ -1,0 +1,191 @@
+"""The rule that replicas apply to opened groups: made from the parameters, and held against what clients can yield.
+
+A rule counts bad *inputs*, and an input is a group: one poisoned member spoils it. So what a fraction of malicious
+clients means for a rule depends on how small groups are, and how many there are of them:
+
+    P(a group of s is clean) = C(clients - bad, s) / C(clients, s)
+
+Small cells give more groups, and cleaner ones. Imports torch (with the rules).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from math import ceil, comb
+from typing import Final, Self, get_type_hints
+
+from asyncfl.errors import ParameterError, RuleError
+from asyncfl.parameters import NEED_A_REFERENCE, Parameters
+from asyncfl.privacy.allowance import Cells, colluders
+from asyncfl.rules import RULES, Bucketing, Rule, make_rule
+
+EXCEEDED: Final = 0.01
+"""Probability, for each epoch, that more groups are bad than `bad_groups` allows for."""
+
+SECOND: Final = tuple(
+    name for name in RULES if name not in (*NEED_A_REFERENCE, "bucketing", "nearest_neighbor_mixing")
+)
+"""Rules that may follow a pre-aggregator."""
+LARGEST_SHARE: Final = 0.99
+"""What no rule stands, where more must be expected: `check_rule` refuses it."""
+
+
+@dataclass(frozen=True, slots=True)
+class GroupRule:
+    """A rule, and the share of its inputs that may be bad."""
+
+    rule: Rule
+    bad_groups: float
+
+    def byzantine(self, inputs: int) -> int:
+        """How many of so many inputs may be bad: the share of them, rounded up."""
+        return ceil(self.bad_groups * inputs - 1e-9)
+
+    def suffices(self, inputs: int) -> bool:
+        """Whether the rule stands the bad ones among so many inputs."""
+        return inputs >= max(1, self.rule.least_inputs(self.byzantine(inputs)))
+
+    def drawn_with(self, seed: bytes) -> Rule:
+        """The rule for one row; what it draws by lot it draws with `seed`, known once the inputs are fixed."""
+        return replace(self.rule, seed=seed) if isinstance(self.rule, Bucketing) else self.rule
+
+
+def make_group_rule(parameters: Parameters) -> GroupRule:
+    """Raises `ParameterError` for options that the rule does not take."""
+    name, options = parameters.rule, dict(parameters.rule_options)
+    if "seed" in options:
+        raise ParameterError("rule option seed: replicas draw it from the opened groups; leave it out")
+    if "then" in options:
+        if options["then"] not in SECOND:
+            raise ParameterError(f"rule option then: one of {', '.join(SECOND)}, not {options['then']!r}")
+        options["then"] = make_rule(options["then"])
+    kinds = {
+        key: kind
+        for key, kind in get_type_hints(RULES[name].__init__).items()
+        if key not in ("return", "seed")
+    }
+    for key, value in options.items():
+        if key not in kinds:
+            known = f"its options are {', '.join(kinds)}" if kinds else "it has none"
+            raise ParameterError(f"rule {name} has no option {key!r}; {known}")
+        whole = kinds[key] in (int, int | None)
+        if key != "then" and (
+            isinstance(value, bool) or not isinstance(value, int if whole else int | float)
+        ):
+            kind = "a whole number" if whole else "a number"
+            raise ParameterError(f"rule {name}: option {key} must be {kind}, not {value!r}")
+    return GroupRule(make_rule(name, **options), parameters.bad_groups)
+
+
+def most_bad(rule: Rule, inputs: int) -> int | None:
+    """How many bad ones among `inputs` the rule stands; None where it cannot work on so few at all."""
+    return max((f for f in range(inputs) if rule.least_inputs(f) <= inputs), default=None)
+
+
+def clean_probability(clients: int, group: int, bad_clients: float) -> float:
+    """That none of a random `group` of the `clients` is among those, a fraction `bad_clients`, that are malicious."""
+    return comb(clients - colluders(clients, bad_clients), group) / comb(clients, group)
+
+
+def likely_bad(cells: Cells, bad_clients: float) -> int:
+    """The number of bad groups of an epoch that is exceeded with probability `EXCEEDED` at most.
+
+    Cells are filled without replacement, so that bad ones are negatively associated: the binomial law bounds the tail.
+    No more can be bad than there are bad clients.
+    """
+    count, bad = cells.count, 1.0 - clean_probability(cells.clients, cells.largest, bad_clients)
+    most = min(count, colluders(cells.clients, bad_clients))
+    tail, reached = 1.0, -1
+    while tail > EXCEEDED and reached < most:
+        reached += 1
+        tail -= comb(count, reached) * bad**reached * (1.0 - bad) ** (count - reached)
+    return reached
+
+
+@dataclass(frozen=True, slots=True)
+class Yield:
+    """What a deployment gives a rule at a time, with every client present, and what it assumes of the clients."""
+
+    clients: int
+    cell_size: int
+    rows: int
+    """Rows that hold groups of n - t coordinators."""
+    groups: int
+    """Groups of these rows: the rule's inputs."""
+    bad_clients: float
+    clean: float
+    """Probability that a group is clean."""
+    bad: int
+    """Bad groups to be expected among them."""
+
+    @classmethod
+    def of(cls, parameters: Parameters, clients: int, cell_size: int) -> Self:
+        cells = Cells(clients, cell_size, parameters.replicas)
+        rows = -(-parameters.quorum // cells.count)
+        clean = clean_probability(clients, cells.largest, parameters.bad_clients)
+        bad = likely_bad(cells, parameters.bad_clients) * rows
+        return cls(clients, cell_size, rows, cells.count * rows, parameters.bad_clients, clean, bad)
+
+    def sentence(self) -> str:
+        """What it yields, for people."""
+        rows = "an epoch yields" if self.rows == 1 else f"{self.rows} epochs yield"
+        told = f"{rows} {self.groups} groups, from cells of {self.cell_size} clients"
+        if not self.bad_clients:
+            return f"{told}; no assumption is made of how many clients are malicious (--bad-clients)"
+        return (
+            f"{told}; if {self.bad_clients:.0%} of {self.clients} clients are malicious, a group is clean with "
+            f"probability {self.clean:.2g}, and up to {self.bad} are bad"
+        )
+
+
+def settle_rule(parameters: Parameters, clients: int) -> Parameters:
+    """The parameters of a new deployment, with `bad_groups` worked out where it is not given.
+
+    From `bad_clients` where that is given; else as many as the rule stands. Raises `ParameterError`.
+    """
+    if parameters.rule == "mean" or parameters.bad_groups:
+        return parameters
+    given = Yield.of(parameters, clients, parameters.cell_size)
+    stood = most_bad(make_group_rule(parameters).rule, given.groups) or 0
+    bad = given.bad if parameters.bad_clients else stood
+    share = min(bad / given.groups, LARGEST_SHARE)
+    return Parameters.model_validate({**parameters.model_dump(), "bad_groups": share})
+
+
+def check_rule(parameters: Parameters, clients: int) -> None:
+    """Raise `RuleError` unless the rule stands the bad groups among those that `clients` yield."""
+    used = make_group_rule(parameters)
+    if parameters.rule == "mean":
+        return
+    given = Yield.of(parameters, clients, min(parameters.cell_size, clients))
+    allowed = used.byzantine(given.groups)
+    if used.suffices(given.groups) and given.bad <= allowed:
+        return
+    stood = most_bad(used.rule, given.groups)
+    least = used.rule.least_inputs(0)
+    limit = (
+        f"needs {least} groups or more" if stood is None else f"stands {stood} bad groups of {given.groups}"
+    )
+    raise RuleError(
+        f"rule {parameters.rule} {limit} ({used.rule.facts.bound}), and has to stand {max(allowed, given.bad)}: "
+        f"{given.sentence()}; {_remedy(used.rule, parameters, clients)}"
+    )
+
+
+def explain_rule(parameters: Parameters, clients: int) -> str:
+    """What the rule stands, and what that takes, for people."""
+    given = Yield.of(parameters, clients, min(parameters.cell_size, clients))
+    allowed = make_group_rule(parameters).byzantine(given.groups)
+    return f"stands {allowed} bad {'group' if allowed == 1 else 'groups'}; {given.sentence()}"
+
+
+def _remedy(rule: Rule, parameters: Parameters, clients: int) -> str:
+    """The largest smaller cells of which it would stand the bad ones."""
+    for size in range(min(parameters.cell_size, clients) - 1, 0, -1):
+        given = Yield.of(parameters, clients, size)
+        if given.groups >= max(1, rule.least_inputs(given.bad)):
+            return (
+                f"many small cells for each coordinator give more groups, and cleaner ones: cell_size={size} gives "
+                f"{given.groups}, of which up to {given.bad} are bad; or assume fewer malicious clients"
+            )
+    return "no smaller cells would do: enrol more clients, assume fewer malicious ones, or take another rule"
