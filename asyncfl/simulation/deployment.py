@@ -102,6 +102,8 @@ class Simulation:
         replica_keys = set(self.federation.replica_keys)
         self.rosters = list(self.federation.rosters)
         """Every roster that the operator has signed, by number."""
+        self.second_rosters: list[Roster] = []
+        """Those that it signed, in error, under a number that another one has."""
         self.network = Network(self.seed, linked=lambda a, b: a.key in replica_keys or b.key in replica_keys)
         for index, identity in enumerate(self.replica_ids):
             self.network.add(self._replica_node(index, identity))
@@ -125,7 +127,9 @@ class Simulation:
             federation = replace(self.federation, rosters=tuple(self.rosters)) if joined else self.federation
             return Client(federation, identity, durable, trainer=trainer, last_epoch=self.last_epoch)
 
-        return Node(f"client-{number}", identity.public, make, lambda key: self.speed(number, key[1]))
+        joiner = number - self.clients
+        name = f"client-{number}" if joiner < 0 else f"joiner-{joiner}"
+        return Node(name, identity.public, make, lambda key: self.speed(number, key[1]))
 
     # the operator
 
@@ -151,8 +155,9 @@ class Simulation:
     # handles
 
     def start(self) -> None:
-        for key in self.network.nodes:
-            self.network.start(key)
+        """Everybody but those who are yet to join."""
+        for identity in (*self.replica_ids, *self.client_ids[: self.clients]):
+            self.network.start(identity.public)
 
     def replica(self, index: int) -> Replica:
         """A running replica's machine."""

@@ -1,4 +1,7 @@
-"""Misfortune, as data: what a seed draws, what is applied to a run, and what shrinking leaves out."""
+"""What happens from outside, as data: what a seed draws, what is applied to a run, and what shrinking leaves out.
+
+Misfortune mostly; and the operator, who retires clients and enrols others while training runs.
+"""
 
 from __future__ import annotations
 
@@ -104,11 +107,28 @@ class Duplicates(Misfortune):
     probability: float
 
 
-Fault = Crash | CrashAtEffect | Partition | Disconnection | Hold | Skew | Duplicates
+@dataclass(frozen=True, slots=True)
+class RosterChange(Passing):
+    """At `at` the operator signs the next roster, in force `ahead` epochs beyond the front (`simulation.turnover`).
+
+    `leaving` and `returning` are clients of the first roster; `joining` counts new ones, which are called joiner-0,
+    joiner-1 and so on. Who returns or joins is started `seconds` later. The operator calls `told`.
+    """
+
+    at: float
+    seconds: float
+    ahead: int
+    leaving: tuple[str, ...]
+    returning: tuple[str, ...]
+    joining: int
+    told: tuple[str, ...]
+
+
+Fault = Crash | CrashAtEffect | Partition | Disconnection | Hold | Skew | Duplicates | RosterChange
 
 
 def apply(network: Network, faults: Sequence[Fault]) -> None:
-    """Arrange for all of `faults` on a network that has not been started."""
+    """Arrange for all of `faults` but roster changes on a network that has not been started."""
     nodes = {node.name: node for node in network.nodes.values()}
     holds = [fault for fault in faults if isinstance(fault, Hold)]
 
@@ -140,7 +160,7 @@ def apply(network: Network, faults: Sequence[Fault]) -> None:
                 nodes[name].clock = partial(_show, rate, offset)
             case Duplicates(probability):
                 network.duplicates = probability
-            case Hold():
+            case Hold() | RosterChange():
                 pass
 
 

@@ -39,10 +39,11 @@ from asyncfl.messages import (
     Upload,
 )
 from asyncfl.replica import Replica
+from asyncfl.rosters import roster_key
 from asyncfl.simulation.deployment import Simulation, running_replica
 from asyncfl.simulation.knowledge import components, computable_sums, span_contains
 from asyncfl.simulation.network import Node
-from asyncfl.simulation.rule_four import objections
+from asyncfl.simulation.rule_four import is_misplaced, objections
 from asyncfl.wire import unpack
 
 
@@ -200,8 +201,10 @@ class Observer:
                 self._on_share_sum(node, message)
             case ModelVote():
                 self._on_model_vote(node, message)
-            case Front(front=front):
+            case Front(front=front, roster=roster):
                 self._front = max(self._front, front)
+                if roster and roster_key(roster) not in node.durable[Table.ROSTERS]:
+                    self._fail("S4", node, f"a FRONT names roster {roster}, which is not on disk")
             case Attest(id=group_id, item=item):
                 if item not in node.durable[Table.ITEMS]:
                     self._fail("S4", node, "an attestation of an item that is not on disk")
@@ -322,6 +325,9 @@ class Observer:
             self._fail("S4", node, f"the upload of epoch {core.epoch} leaves before it is on disk")
         if core.epoch.to_bytes(8, "big") not in node.durable[Table.PRIVACY]:
             self._fail("S4", node, f"the upload of epoch {core.epoch} leaves before its privacy event")
+        rosters = [*self.simulation.rosters, *self.simulation.second_rosters]
+        if is_misplaced(core, self.simulation.federation, rosters):
+            self._fail("S1", node, f"an upload of epoch {core.epoch} for a cell that is not its client's")
 
     def _check_leave(self, node: Node, message: Leave) -> None:
         if message.uploads != len(node.durable[Table.PRIVACY]):

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from functools import lru_cache
+from hashlib import sha256
 
-from asyncfl.assignment import compute_cells, compute_seed
+from asyncfl.digest import digest
 from asyncfl.federation import Federation, Roster
 from asyncfl.identity import verify
-from asyncfl.messages import LockContent, Manifest
+from asyncfl.messages import LockContent, Manifest, ManifestCore
 from asyncfl.parameters import MAX_LATE_EPOCHS
 
 
@@ -46,20 +47,39 @@ def objections(
         core = manifest.core
         if (core.client, core.epoch) != (member.client, member.epoch):
             found.append("a member is not its manifest's")
-        named = [roster for roster in rosters if roster.digest == core.roster_digest]
-        if not any(_is_in_cell(core.client, core.epoch, core.cell, federation, roster) for roster in named):
+        if is_misplaced(core, federation, rosters):
             found.append("a member is in a cell where the shuffle did not put it")
         if not verify(core.client, Manifest.KIND, federation.digest, manifest.body(), manifest.signature):
             found.append("an upload was opened that its client did not sign")
     return found
 
 
-def _is_in_cell(client: bytes, epoch: int, cell: int, federation: Federation, roster: Roster) -> bool:
-    cells = _cells(
-        roster, federation.parameters.cell_size, compute_seed(federation.digest, roster.digest, epoch)
-    )
-    return roster.start_epoch <= epoch and cell < len(cells) and client in cells[cell]
+def is_misplaced(core: ManifestCore, federation: Federation, rosters: Collection[Roster]) -> bool:
+    """Whether the roster that an upload names, of those that the operator signed, puts its client elsewhere."""
+    roster = next((roster for roster in rosters if roster.digest == core.roster_digest), None)
+    if roster is None or roster.start_epoch > core.epoch:
+        return True
+    cells = _cells(federation.digest, roster, federation.parameters.cell_size, core.epoch)
+    return core.cell >= len(cells) or core.client not in cells[core.cell]
 
 
-_cells = lru_cache(maxsize=64)(compute_cells)
-"""The same for all members of a group."""
+@lru_cache(maxsize=64)
+def _cells(deployment: bytes, roster: Roster, cell_size: int, epoch: int) -> list[list[bytes]]:
+    """Swap-or-not, one member at a time, cut into cells. The same for all members of a group."""
+    seed = digest("asyncfl/1/shuffle", deployment, roster.digest, epoch.to_bytes(8, "little"))
+    count = len(roster.members)
+    shuffled = sorted(roster.members, key=lambda member: _position(roster.position[member], count, seed))
+    cells = max(1, count // cell_size)
+    return [shuffled[k * count // cells : (k + 1) * count // cells] for k in range(cells)]
+
+
+def _position(index: int, count: int, seed: bytes) -> int:
+    """Where the shuffle puts `index` of `count`: 90 rounds, in each of which it and its mirror image may swap."""
+    for number in range(90):
+        tag = seed + bytes([number])
+        mirror = (int.from_bytes(sha256(tag).digest()[:8], "little") - index) % count
+        larger = max(index, mirror)
+        bits = int.from_bytes(sha256(tag + (larger // 256).to_bytes(4, "little")).digest(), "little")
+        if bits >> (larger % 256) & 1:
+            index = mirror
+    return index

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, get_args
 
 import numpy as np
@@ -18,6 +18,7 @@ from asyncfl.simulation.faults import (
     Fault,
     Hold,
     Partition,
+    RosterChange,
     Skew,
 )
 
@@ -25,6 +26,10 @@ EPOCHS: Final = 3
 RULES: Final = get_args(RuleName)
 BAD_GROUPS: Final = 0.15
 """Share of bad groups that a drawn rule allows for: windows then reach over several rows."""
+CHANGES: Final = 0.3
+"""Part of all seeds in which the operator changes the roster."""
+CHANGING_EPOCHS: Final = 7
+"""Of a run in which rosters change: some epochs must be left after the last change."""
 _HELD: Final = ("*", "Upload", "Relay", "ShareOk", "Lock", "Locked", "Reveal", "ShareSum", "Entry", "Attest",
          "View", "ModelVote", "Task", "Front", "Stored", "Ready")  # fmt: skip
 
@@ -56,6 +61,8 @@ class Scenario:
                     names.update(several)
                 case Disconnection(first=first, second=second):
                     names.update((first, second))
+                case RosterChange(leaving=leaving, returning=returning):
+                    names.update((*leaving, *returning))
                 case Duplicates():
                     pass
         return names
@@ -78,24 +85,69 @@ def draw(seed: int, *, replicas: int, byzantine: int, attack: str | None = None)
     honest = [name for name in names if name not in hostile]
     faults = tuple(_draw_fault(rng, honest) for _ in range(int(rng.integers(0, 6))))
     rule = str(rng.choice(RULES)) if rng.random() < 0.5 else "mean"
-    return Scenario(
+    scenario = Scenario(
         seed, replicas, byzantine, clients,
         latency=(slowest / 10, slowest), faults=faults, attacks=attacks, rule=rule,
+    )  # fmt: skip
+    # Numbers of its own, so that a seed's other draws stay what they are.
+    rng = np.random.default_rng([seed, replicas, byzantine, 1])
+    return _with_roster_changes(rng, scenario, attack) if rng.random() < CHANGES else scenario
+
+
+def _with_roster_changes(rng: np.random.Generator, scenario: Scenario, attack: str | None) -> Scenario:
+    """The same with one or two changes of the roster; a joiner may attack, or meet misfortune of its own."""
+    clients, replicas = (
+        [f"{role}-{i}" for i in range(count)]
+        for role, count in (("client", scenario.clients), ("replica", scenario.replicas))
+    )
+    hostile = {chosen.node for chosen in scenario.attacks}
+    told = [name for name in replicas if name not in hostile]
+    at = round(float(rng.uniform(0.5, 8)), 2)
+    first = _draw_change(rng, at, clients, (), told)
+    changes = [first]
+    if rng.random() < 0.4:
+        staying = [name for name in clients if name not in first.leaving]
+        at = round(at + float(rng.uniform(0, 6)), 2)
+        changes.append(_draw_change(rng, at, staying, first.leaving, told))
+    joiners = [f"joiner-{i}" for i in range(sum(change.joining for change in changes))]
+    attacks = scenario.attacks
+    pool = _names("client", attack)
+    if joiners and pool and rng.random() < 0.3:
+        attacks += (Attack(joiners.pop(), str(rng.choice(pool))),)
+    extra: list[Fault] = []
+    if joiners and rng.random() < 0.5:
+        extra.append(_draw_fault(rng, [*joiners, *told]))
+    if rng.random() < 0.5:
+        extra.append(
+            Hold(
+                "RosterStatement", str(rng.choice(told)), round(float(rng.uniform(0, 8)), 2), round(at + 5, 2)
+            )
+        )
+    faults = (*scenario.faults, *changes, *extra)
+    return replace(scenario, epochs=CHANGING_EPOCHS, faults=faults, attacks=attacks)
+
+
+def _draw_change(
+    rng: np.random.Generator, at: float, clients: Sequence[str], away: Sequence[str], told: Sequence[str]
+) -> RosterChange:
+    """Some of `clients` leave, some of those who are `away` come back, others join; some replicas are `told`."""
+
+    def some(names: Sequence[str], least: int, most: int) -> tuple[str, ...]:
+        count = int(rng.integers(least, most + 1))
+        return tuple(sorted(rng.permutation(np.array(names, dtype=object))[:count].tolist()))
+
+    # One epoch ahead is too late for those who train for that epoch already: the command would not do it.
+    return RosterChange(
+        at, round(float(rng.exponential(1.0)), 2), int(rng.integers(1, 5)),
+        some(clients, 0, len(clients) // 3), some(away, 0, len(away)), int(rng.integers(0, 5)),
+        some(told, 1, len(told)),
     )  # fmt: skip
 
 
 def _draw_attacks(
     rng: np.random.Generator, replicas: int, byzantine: int, clients: int, attack: str | None
 ) -> tuple[Attack, ...]:
-    pool = {
-        role: sorted(a.name for a in ATTACKERS.values() if a.role == role) for role in ("replica", "client")
-    }
-    if attack is not None:
-        role = ATTACKERS[attack].role
-        pool = {
-            "replica": [attack] if role == "replica" else [],
-            "client": [attack] if role == "client" else [],
-        }
+    pool = {role: _names(role, attack) for role in ("replica", "client")}
     attacks: list[Attack] = []
     if pool["replica"]:
         count = byzantine if attack else int(rng.integers(0, byzantine + 1))
@@ -105,6 +157,11 @@ def _draw_attacks(
         for i in rng.permutation(clients)[: int(rng.integers(1 if attack else 0, 3))]:
             attacks.append(Attack(f"client-{i}", str(rng.choice(pool["client"]))))
     return tuple(attacks)
+
+
+def _names(role: str, attack: str | None) -> list[str]:
+    """Attacks of a role to draw from: `attack` alone, if one is named."""
+    return sorted(a.name for a in ATTACKERS.values() if a.role == role and attack in (None, a.name))
 
 
 def _draw_fault(rng: np.random.Generator, names: Sequence[str]) -> Fault:

@@ -13,13 +13,14 @@ from asyncfl.effects import Table
 from asyncfl.replica import Replica
 from asyncfl.simulation.attackers import corrupt
 from asyncfl.simulation.deployment import Simulation, running_replica
-from asyncfl.simulation.faults import apply
+from asyncfl.simulation.faults import RosterChange, apply
 from asyncfl.simulation.network import Node
 from asyncfl.simulation.observer import Observer, Violation
 from asyncfl.simulation.randomness import Seeded
 from asyncfl.simulation.scenario import Scenario
 from asyncfl.simulation.sharing import Shared
 from asyncfl.simulation.tracing import Event, record
+from asyncfl.simulation.turnover import arrange, is_enrolled
 
 LIMIT: Final = 400.0
 """Virtual seconds after the last fault within which every honest client must be done."""
@@ -67,7 +68,10 @@ def run(
     network.latency, network.tick_seconds = scenario.latency, 0.2
     seeded, shared = Seeded(scenario.seed), Shared()
     network.prepare = lambda node, job: shared.prepare(seeded(node, job))
-    speeds = np.random.default_rng([scenario.seed, 1]).uniform(0.2, 2.0, scenario.clients)
+    changes = [fault for fault in scenario.faults if isinstance(fault, RosterChange)]
+    arrange(simulation, changes, hostile={attack.node for attack in scenario.attacks})
+    everybody = len(simulation.client_ids)
+    speeds = np.random.default_rng([scenario.seed, 1]).uniform(0.2, 2.0, everybody)
     simulation.speed = lambda client, epoch: float(speeds[client])
     corrupt(simulation, scenario.attacks)
     attend(simulation)
@@ -83,7 +87,9 @@ def run(
 
     def is_done(key: bytes) -> bool:
         machine = network.nodes[key].machine
-        return machine is not None and bool(machine.status(network.now)["done"])
+        if machine is None:
+            return not is_enrolled(simulation, key)
+        return bool(machine.status(network.now)["done"])
 
     def is_over() -> bool:
         return bool(observer.violations) or (all(map(is_done, clients)) and network.now >= quiet)

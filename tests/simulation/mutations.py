@@ -12,12 +12,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from importlib import import_module
+from itertools import count, islice
 from types import CodeType, FunctionType
 from typing import Any
 
+from asyncfl import assignment
 from asyncfl.simulation.attackers import Attack
-from asyncfl.simulation.faults import Crash, Disconnection, Fault, Hold
-from asyncfl.simulation.scenario import Scenario
+from asyncfl.simulation.faults import Crash, Disconnection, Fault, Hold, RosterChange
+from asyncfl.simulation.scenario import Scenario, draw
 from tests.simulation.goals import LEFT_OUT, LOST, Goal
 
 
@@ -76,6 +78,9 @@ def applied(mutation: Mutation) -> Iterator[None]:
     for place, old, new in ((mutation.place, mutation.old, mutation.new), *mutation.also):
         edits.setdefault(place, []).append((old, new))
     with ExitStack() as stack:
+        # Cells are remembered: those of other code are forgotten, now and in the end.
+        stack.callback(assignment._assign.cache_clear)
+        assignment._assign.cache_clear()
         for place, changes in edits.items():
             stack.enter_context(replaced(place, changes))
         yield
@@ -113,7 +118,18 @@ def by_clients(name: str, **options: Any) -> Callable[[int], Scenario]:
     return quiet(("client-0", name), ("client-5", name), **options)
 
 
+def with_roster_changes(number: int) -> Scenario:
+    """The `number`-th (from 1) of the seeds that draw a change of the roster, and whatever else."""
+    drawn = (draw(seed, replicas=4, byzantine=1) for seed in count(1))
+    changing = (each for each in drawn if any(isinstance(fault, RosterChange) for fault in each.faults))
+    return next(islice(changing, number - 1, None))
+
+
 SPLIT = {"clients": 8, "cell_size": 4, "epochs": 2}
+LATE_CHANGE = RosterChange(
+    2.0, 0.0, 1, leaving=("client-0", "client-1"), returning=(), joining=4, told=("replica-0",)
+)
+"""It comes when some have begun to train for its first epoch."""
 REPLICA = "asyncfl.replica."
 CLIENT = "asyncfl.client."
 S1, S2, S3, S4, STALL = (frozenset((rule,)) for rule in ("S1", "S2", "S3", "S4", "L"))
@@ -182,6 +198,30 @@ MUTATIONS = [
         "oks-unchecked", "every member of a LOCK has n-t valid SHARE_OKs", REPLICA + "jobs:VerifyOks.run",
         "federation = self.federation", "return True", STALL,
         quiet(("replica-0", "invented-oks"), *((f"client-{i}", "misdeals-many") for i in range(5))),
+    ),
+    # rosters
+    Mutation(
+        "cells-of-the-first-roster", "a cell is that of the roster which the upload names",
+        "asyncfl.groups:check_assignment", "cell = assignment.cell_of(core.client, roster, core.epoch)",
+        "cell = assignment.cell_of(core.client, rosters.first, core.epoch)", S4, with_roster_changes,
+    ),
+    Mutation(
+        "roster-as-local-state", "an upload is judged by the roster that it names, not by the newest held",
+        "asyncfl.groups:check_assignment", "roster = rosters.get(core.roster)", "roster = rosters.at(core.epoch)",
+        S4, quiet(epochs=6, faults=(LATE_CHANGE, Hold("RosterStatement", "replica-3", 6.0, 30.0))),
+    ),
+    Mutation(
+        "roster-before-disk", "a roster is on disk before FRONT names it",
+        REPLICA + "rosters:RosterExchange.receive_statement", "context.persist(put_roster(message))", "pass",
+        S4, with_roster_changes,
+    ),
+    Mutation(
+        "epoch-not-in-the-shuffle", "cells are shuffled anew in every epoch", "asyncfl.assignment:compute_seed",
+        'epoch.to_bytes(8, "little")', "bytes(8)", S1, quiet(),
+    ),
+    Mutation(
+        "roster-not-in-the-shuffle", "the roster's digest is in the shuffle's seed", "asyncfl.assignment:compute_seed",
+        "deployment, roster_digest,", "deployment, bytes(32),", S1, quiet(),
     ),
     # answers
     Mutation(

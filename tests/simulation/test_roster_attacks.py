@@ -102,6 +102,7 @@ def test_of_two_statements_with_one_number_the_first_stays_and_groups_keep_apart
     members = simulation.federation.rosters[0].members
     operator, deployment = simulation.operator_id, simulation.federation.digest
     other = sign_roster(operator, deployment, 1, 5, members).statement
+    simulation.second_rosters.append(Roster(1, 5, members, other.signature))
     simulation.tell(3, other)
     first = simulation.sign_next_roster(4, range(8))
     simulation.replica(3).context.rosters.held[1] = Roster(1, 5, members, other.signature)

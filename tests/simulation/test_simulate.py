@@ -8,7 +8,11 @@ import sys
 import pytest
 from typer.testing import CliRunner
 
+from asyncfl.client import Client
+from asyncfl.client.context import State
 from asyncfl.simulation.attackers import Attack
+from asyncfl.simulation.deployment import Simulation
+from asyncfl.simulation.faults import Crash, RosterChange
 from asyncfl.simulation.scenario import Scenario, draw
 from asyncfl.simulation.trial import run
 from node.cli import app
@@ -56,6 +60,60 @@ def test_two_malicious_replicas_do_not_own_the_only_two_cells_for_ever() -> None
     outcome = run(Scenario(1, 7, 2, 8, attacks=hoarders), drain=30.0)
     assert outcome.kind is None, (outcome.violations[:3], outcome.stalled)
     assert outcome.included >= outcome.sent / 2
+
+
+def test_a_drawn_roster_change_retires_brings_back_and_enrols() -> None:
+    """The only replica that is told of the first change is down for a while; a joiner crashes as well."""
+    first = RosterChange(2.0, 0.5, 2, ("client-0", "client-1"), (), 2, ("replica-1",))
+    second = RosterChange(9.0, 0.0, 2, ("client-2",), ("client-0",), 1, ("replica-0", "replica-3"))
+    misfortune = Crash("replica-1", 1.5, 2.0), Crash("joiner-0", 8.0, 1.0)
+    seen: list[Simulation] = []
+    outcome = run(
+        Scenario(1, 4, 1, 8, epochs=14, faults=(first, second, *misfortune)), drain=20.0, attend=seen.append
+    )
+    assert outcome.kind is None, (outcome.violations[:3], outcome.stalled)
+    (simulation,) = seen
+    nodes = {node.name: node for node in simulation.network.nodes.values()}
+    states = {name: node.machine.state for name, node in nodes.items() if isinstance(node.machine, Client)}
+    retired = {name for name, state in states.items() if state is State.RETIRED}
+    assert retired == {"client-1", "client-2"}
+    assert len(states) == 8 + 3
+    begin, again = (roster.start_epoch for roster in simulation.rosters[1:])
+    assert 3 <= begin < again <= 14
+
+    def epochs(name: str) -> set[int]:
+        included = simulation.replica(0).context.ledger.included
+        return {epoch for client, epoch in included if client == nodes[name].key}
+
+    assert max(epochs("client-1")) < begin
+    assert epochs("client-0") & set(range(1, begin))
+    assert epochs("client-0") & set(range(again, 15))
+    assert not epochs("client-0") & set(range(begin, again))
+    assert max(epochs("client-2")) < again
+    for joiner, start in (("joiner-0", begin), ("joiner-1", begin), ("joiner-2", again)):
+        assert min(epochs(joiner)) >= start
+
+
+def test_some_seeds_draw_changes_of_the_roster_and_all_others_stay_what_they_were() -> None:
+    drawn = [draw(seed, replicas=7, byzantine=2) for seed in range(200)]
+    changing = [each for each in drawn if any(isinstance(fault, RosterChange) for fault in each.faults)]
+    assert 40 <= len(changing) <= 80
+    assert {each.epochs for each in drawn if each not in changing} == {3}
+    changes = [fault for each in changing for fault in each.faults if isinstance(fault, RosterChange)]
+    assert sum(bool(change.leaving) for change in changes) > 20
+    assert sum(bool(change.joining) for change in changes) > 20
+    assert any(change.returning for change in changes)
+    assert any(attack.node.startswith("joiner") for each in changing for attack in each.attacks)
+
+
+def test_who_was_never_enrolled_is_waited_for_by_nobody() -> None:
+    """The operator's command refuses a roster that fills no cell."""
+    everybody = tuple(f"client-{i}" for i in range(6))
+    change = RosterChange(1.0, 0.0, 2, everybody, (), 2, ("replica-0",))
+    seen: list[Simulation] = []
+    outcome = run(Scenario(1, 4, 1, 6, epochs=2, faults=(change,)), attend=seen.append)
+    assert outcome.kind is None, (outcome.violations[:3], outcome.stalled)
+    assert len(seen[0].rosters) == 1
 
 
 def test_a_seed_reproduces_its_run_event_by_event() -> None:
