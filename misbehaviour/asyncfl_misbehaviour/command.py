@@ -26,8 +26,8 @@ MISBEHAVE: Final = Parameter(
         typer.Option(
             metavar="NAME[,NAME]",
             help="For drills: do this on purpose. `asyncfl simulate --attack list` lists what there is; on the "
-            "transport: endless-handshakes, flooding, garbage, giant-lengths, slow-reading. The deployment must "
-            "allow it.",
+            "transport: endless-handshakes, flooding, garbage, giant-lengths, slow-reading; a client's on learning: "
+            "docs/reference/poisoning.md. The deployment must allow it.",
             show_default="behave",
             rich_help_panel=PANEL,
         ),

@@ -13,6 +13,7 @@ from asyncfl.errors import ConfigurationError
 from asyncfl.identity import Identity
 from asyncfl_misbehaviour.assaults import TRANSPORT_ATTACKS, Target
 from asyncfl_misbehaviour.hostile_network import HostileNetwork
+from asyncfl_misbehaviour.poisoners import poisoner
 from node.deployment_files import DeploymentDirectory
 from node.runtime import Network
 
@@ -37,6 +38,12 @@ class Misconduct:
         several = [name.strip() for name in names.split(",")]
         transport = next((name for name in several if name in TRANSPORT_ATTACKS), None)
         if transport is None:
+            learning = [name for name in several if name not in ATTACKERS]
+            if len(learning) > 1 and all(_named(name, role) for name in learning):
+                raise ConfigurationError(
+                    f"--misbehave {names}: put attacks on learning together as {'+'.join(learning)!r} (all of them) or "
+                    f"{'|'.join(learning)!r} (attackers in turn)"
+                )
             return cls(tuple(_named(name, role) for name in several), colluders)
         if len(several) > 1:
             raise ConfigurationError(
@@ -101,10 +108,13 @@ class Marked(Malicious):
 def _named(name: str, role: Role) -> Attacker:
     attacker = ATTACKERS.get(name)
     if attacker is None:
-        raise ConfigurationError(
-            f"--misbehave {name}: there is no such attack; `asyncfl simulate --attack list` lists them, and on the "
-            f"transport there are {', '.join(TRANSPORT_ATTACKS)}"
-        )
+        try:
+            attacker = poisoner(name)
+        except ConfigurationError as error:
+            raise ConfigurationError(
+                f"--misbehave {name}: there is no such attack; `asyncfl simulate --attack list` lists them, and on the "
+                f"transport there are {', '.join(TRANSPORT_ATTACKS)}; {error}"
+            ) from None
     if attacker.role != role:
         raise ConfigurationError(f"--misbehave {name} is an attack of a {attacker.role}, not of a {role}")
     return attacker

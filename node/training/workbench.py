@@ -42,6 +42,7 @@ class Workbench:
         """
         self.task: Final = task
         self.seed: Final = seed
+        self.frozen_buffers: Final = frozen_buffers
         self.device: Final = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         with _IN_USE, self._seeded("model"):
             module = task.model()
@@ -145,16 +146,16 @@ class Trainer:
     """What one client's state machine calls from a Compute job."""
 
     def __init__(self, workbench: Workbench, client: int) -> None:
-        self._workbench = workbench
-        self._client = client
+        self.workbench: Final = workbench
+        self.client: Final = client
 
     def train(self, model: bytes, settings: Settings, epoch: int) -> TrainingResult:
         """See `Workbench.train`."""
-        return self._workbench.train(model, settings, self._client, epoch)
+        return self.workbench.train(model, settings, self.client, epoch)
 
     def measure(self, model: bytes) -> Measured:
         """See `Workbench.measure`."""
-        return self._workbench.measure(model, self._client)
+        return self.workbench.measure(model, self.client)
 
 
 def _checked(outcome: Any) -> LocalTraining:

@@ -23,7 +23,7 @@ from node.experiment.poisoning.course import Course, run_cell
 from node.experiment.poisoning.defence import Defence, Holdout, Learning, make_defence
 from node.experiment.poisoning.grouping import draw_groups, expected_bad, probability_clean
 from node.experiment.poisoning.summary import drops, estimate, lines
-from node.experiment.poisoning.world import Cohort, World
+from node.experiment.poisoning.world import Everybody, World
 
 FILES = sorted((Path(__file__).parents[2] / "experiments" / "poisoning").glob("*.toml"))
 NOWHERE = Path("nowhere")
@@ -160,7 +160,7 @@ def test_honest_updates_and_opened_means_are_cut_to_the_clip_and_a_member_may_us
 def test_data_of_attackers_is_poisoned_and_nobody_elses_and_the_holdout_is_nobodys() -> None:
     experiment = small()
     world = World.of(experiment, 0.25, 0, NOWHERE)
-    cohort = Cohort(world, make_attack("label-flip"), b"s")
+    cohort = Everybody(world).under(make_attack("label-flip"), b"s")
     for client, (inputs, labels) in enumerate(world.parts):
         flipped = client in world.malicious
         assert torch.equal(cohort.client(client)[1], 9 - labels if flipped else labels)

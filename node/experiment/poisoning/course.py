@@ -23,7 +23,7 @@ from node.experiment.poisoning.configuration import Cell, Poisoning
 from node.experiment.poisoning.defence import Defence, Holdout, Learning, make_defence
 from node.experiment.poisoning.grouping import draw_groups, expected_bad, probability_clean
 from node.experiment.poisoning.judge import Judge, Look
-from node.experiment.poisoning.world import Cohort, World
+from node.experiment.poisoning.world import Everybody, World
 from node.training.supervised import SupervisedTask
 from node.training.workbench import Workbench
 
@@ -108,13 +108,13 @@ class Course:
         return updates
 
     def _train(self, number: int, epoch: int, attack: Attack | None) -> Tensor:
-        """The update [d] of client `number`; those beyond the clients are `Cohort`'s."""
+        """The update [d] of client `number`; those beyond the clients are `Everybody`'s."""
         settings = self.experiment.training.settings_at(epoch)
         return self._bench(attack).train(model_bytes(self.model), settings, number, epoch).update.cpu()
 
     def _bench(self, attack: Attack | None) -> Workbench:
         if attack not in self._benches:
-            task = SupervisedTask(self.world.build, Cohort(self.world, attack, self._seed))
+            task = SupervisedTask(self.world.build, Everybody(self.world).under(attack, self._seed))
             self._benches[attack] = Workbench(task, seed=self.cell.seed, device=self.device)
         return self._benches[attack]
 

@@ -14,12 +14,13 @@ from torch.nn.functional import avg_pool2d
 
 from asyncfl.errors import ConfigurationError
 from asyncfl.poisoning import Attack
-from asyncfl.poisoning import Data as Own
 from node.experiment.poisoning.configuration import Data, Poisoning
 from node.experiment.population import split
 from node.training.archive import ArchiveArray
 from node.training.npz import SmallConvNet
 from node.training.partitions import generator
+from node.training.poisoned import PoisonedExamples
+from node.training.supervised import Examples
 
 Labelled = tuple[Tensor, Tensor]
 """Inputs [n, ...] and int64 labels [n]."""
@@ -60,34 +61,32 @@ class World:
 
 
 @dataclass(frozen=True, eq=False)
-class Cohort:
-    """Who trains on what under one attack. Implements `node.training.supervised.Examples`.
+class Everybody:
+    """The examples of all clients. Implements `node.training.supervised.Examples`.
 
-    Numbers from `clients` on are no clients: first the untouched data of each attacker, last the hold-out set.
+    Numbers from `clients` on are no clients: first each attacker once more, last who holds the hold-out set.
     """
 
     world: World
-    attack: Attack | None
-    seed: bytes
 
     def client(self, index: int) -> Labelled:
         world, clients = self.world, len(self.world.parts)
         if index >= clients + len(world.malicious):
             return world.holdout
-        if index >= clients:
-            return world.parts[world.malicious[index - clients]]
-        if self.attack is None or index not in world.malicious:
-            return world.parts[index]
-        poisoned = self.attack.poison(
-            Own(*world.parts[index], world.classes), world.malicious.index(index), self.seed
-        )
-        return poisoned.inputs, poisoned.labels
+        return world.parts[index if index < clients else world.malicious[index - clients]]
 
     def test(self) -> Labelled:
         return self.world.test
 
     def prepare(self, clients: Collection[int]) -> None:
         """All data is in memory."""
+
+    def under(self, attack: Attack | None, seed: bytes) -> Examples:
+        """With the attackers' examples as `attack` makes them; what they hold once more stays."""
+        if attack is None:
+            return self
+        numbers = {client: number for number, client in enumerate(self.world.malicious)}
+        return PoisonedExamples(self, attack, numbers, self.world.classes, seed)
 
 
 @lru_cache(maxsize=1)
