@@ -54,7 +54,7 @@ def poisoners(bench: Workbench, name: str, *numbers: int) -> list[PoisonedTraine
             clients=CLIENTS,
             weights=bench.layout.weights,
             seed=b"s",
-        )  # fmt: skip
+        )
         for number in numbers
     ]
 
