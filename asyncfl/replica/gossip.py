@@ -18,7 +18,9 @@ from asyncfl.replica.items import Items
 RECENT_ROWS = 12
 PAGE_ROWS = 128
 PAGE_ITEMS = 8192
-KEEP_BASES = 16
+KEEP_BASES = 64
+ANSWER_SECONDS = 3 * RESEND_SECONDS
+"""A page that has not come by then is not waited for: its version may be forgotten."""
 
 
 @dataclass(slots=True)
@@ -51,6 +53,9 @@ class Gossip:
         self.heard: set[int] = set()
         """Replicas whose view was seen since the start."""
         self.targets: dict[int, PeerRows] = {}
+        """The newest version each replica has shown, or the one whose old rows are being fetched."""
+        self._pinned: dict[int, PeerRows] = {}
+        """The version each replica has pinned last."""
         self._bases: OrderedDict[bytes, Link] = OrderedDict()
         """The bases of views shown last: one may be asked about after a late item has changed this ledger's past."""
         self._show_at = 0.0
@@ -75,12 +80,15 @@ class Gossip:
             context.notify("malformed_view", "warning", replica=replica)
             return None
         version = compute_chain(message.base, message.rows)
-        target = self.targets.get(replica)
-        if target is None or target.version != version:
+        known = self._pinned if message.pinned else self.targets
+        target = known.get(replica)
+        if target is None or (
+            target.version != version and (message.pinned or not self._is_fetching(target))
+        ):
             asked_at = target.asked_at if target is not None else float("-inf")
             target = PeerRows(version, message.base, message.base_epoch, message.rows, message.entries)
             target.asked_at = asked_at
-            self.targets[replica] = target
+            known[replica] = target
         is_due = (
             not (target.malformed or target.following) and context.now >= target.asked_at + RESEND_SECONDS
         )
@@ -93,6 +101,11 @@ class Gossip:
     def _ask(self, replica: int, target: PeerRows, first: int) -> None:
         target.asked_at, target.awaited = self.context.now, first
         self.context.send_replica(replica, RowsRequest(base=target.base, first=first))
+
+    def _is_fetching(self, target: PeerRows) -> bool:
+        """Whether pages are on their way: to begin anew with each new version would on a slow link never end."""
+        is_awaited = target.awaited and self.context.now < target.asked_at + ANSWER_SECONDS
+        return not target.malformed and bool(target.following or is_awaited)
 
     def _is_base_known(self, target: PeerRows) -> bool:
         own = self.context.ledger.link_before(target.base_epoch + 1).chain
@@ -150,12 +163,10 @@ class Gossip:
 
     def receive_rows(self, replica: int, message: RowsMessage) -> None:
         """A page of old rows: only one that was asked for, and no more than the view announced."""
-        target = self.targets.get(replica)
-        if (
-            target is None
-            or not target.awaited
-            or (message.base, message.first) != (target.base, target.awaited)
-        ):
+        shown = (self.targets.get(replica), self._pinned.get(replica))
+        asked = (message.base, message.first)
+        target = next((each for each in shown if each and (each.base, each.awaited) == asked), None)
+        if target is None:
             return
         epochs = [row.epoch for row in message.rows]
         inside = not epochs or (target.awaited <= epochs[0] and epochs[-1] <= target.base_epoch)
@@ -201,7 +212,7 @@ class Gossip:
                 self.context.broadcast(self.view(pinned=False))
             self._shown = version
             self._show_at = self.context.now + RESEND_SECONDS
-        for replica, target in self.targets.items():
+        for replica, target in (*self.targets.items(), *self._pinned.items()):
             if target.version != version:
                 self.items.request(replica, self._lacking(target))
                 self._turn_page(replica, target)

@@ -1,6 +1,10 @@
-"""A late entry in an old row while a version without it waits for its signatures."""
+"""Old rows between replicas: of versions that a late entry has changed, over slow links, while the ledger grows."""
+
+import pytest
 
 from asyncfl.ledger import Ledger, Link
+from asyncfl.messages import View
+from asyncfl.replica import gossip
 from asyncfl.replica.gossip import RECENT_ROWS
 from asyncfl.simulation import Simulation
 from tests.core.builders import make_parameters
@@ -17,11 +21,17 @@ def without_the_first(ledger: Ledger, deployment: bytes) -> Link:
     return earlier.head
 
 
-def test_a_version_pinned_before_a_late_entry_in_an_old_row_is_certified() -> None:
-    parameters = make_parameters(8, cell_size=4, min_group=3)
-    simulation = Simulation(parameters, 8, last_epoch=RECENT_ROWS + 3)
+def make_simulation(last_epoch: int) -> Simulation:
+    return Simulation(make_parameters(8, cell_size=4, min_group=3), 8, last_epoch=last_epoch)
+
+
+@pytest.mark.parametrize("latency", [0.01, 0.4])
+def test_a_version_pinned_before_a_late_entry_in_an_old_row_is_certified(latency: float) -> None:
+    simulation = make_simulation(RECENT_ROWS + 3)
+    network = simulation.network
     simulation.start()
     run_to_the_end(simulation)
+    network.latency = (latency, latency)
     models = simulation.replica(3).models
     head = without_the_first(simulation.replica(3).context.ledger, simulation.federation.digest)
     for other in range(3):
@@ -30,7 +40,35 @@ def test_a_version_pinned_before_a_late_entry_in_an_old_row_is_certified() -> No
         ).models._serving.clear()  # of the last versions: larger than the one asked for now
     models.pinned = pinned = models._compute(head)
     models._ask(pinned)
-    assert simulation.network.run(until=lambda: pinned.certificate is not None, seconds=20)
-    events = [event.event for node in simulation.network.nodes.values() for _, event in node.events]
+    busy = View(base=models.gossip.view(pinned=False).base, base_epoch=3, entries=99, rows=(), pinned=False)
+
+    def grow() -> None:
+        """As of a ledger that grows all the time, replica 3 shows a new version every 0.3 s."""
+        for other in range(3):
+            network._send(network.nodes[simulation.replica_key(3)], simulation.replica_key(other), busy)
+        network.after(0.3, grow)
+
+    grow()
+    assert network.run(until=lambda: pinned.certificate is not None and models.pinned is None, seconds=20)
+    events = [event.event for node in network.nodes.values() for _, event in node.events]
     assert "malformed_view" not in events
-    assert simulation.network.run(until=lambda: models.pinned is None, seconds=20)
+
+
+def test_a_replica_that_was_away_for_many_pages_catches_up_over_slow_links_while_training_goes_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(gossip, "PAGE_ROWS", 1)
+    simulation = make_simulation(10**6)
+    simulation.speed = lambda client, epoch: 0.05
+    network = simulation.network
+    simulation.start()
+    network.crash(simulation.replica_key(3))
+    ledger = simulation.replica(0).context.ledger
+    assert network.run(until=lambda: len(ledger.rows()) >= 30, seconds=300)
+    far = simulation.replica_key(3)
+    network.hold = lambda source, target, message: 0.45 if far in {source.key, target.key} else 0.0
+    network.start(far)
+    began = ledger.entries
+    late = simulation.replica(3).context.ledger
+    assert network.run(until=lambda: late.entries >= began, seconds=28)
+    assert ledger.entries > began + 4, "training stood still"
