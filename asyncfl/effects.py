@@ -31,6 +31,8 @@ class Table(StrEnum):
     PRIVACY = "privacy"
     ROSTERS = "rosters"
     EVIDENCE = "evidence"
+    EXCLUSIONS = "exclusions"
+    CERTIFICATES = "certificates"
 
 
 @dataclass(frozen=True, slots=True)

@@ -72,6 +72,8 @@ class Inclusion:
     patience: Patience = field(default_factory=Patience)
     front: int = 1
     clients: dict[bytes, Presence] = field(default_factory=dict)
+    excluded: frozenset[bytes] = frozenset()
+    """Clients whose groups the operator has taken out of the model: until it takes that back they have left."""
     front_at: float = 0.0
     """When the front last moved."""
     worked_at: float = 0.0
@@ -101,7 +103,7 @@ class Inclusion:
         self.clients.setdefault(client, Presence()).left = True
 
     def has_left(self, client: bytes) -> bool:
-        return client in self.clients and self.clients[client].left
+        return client in self.excluded or (client in self.clients and self.clients[client].left)
 
     def tasked(self, client: bytes, epoch: int, now: float) -> None:
         """A TASK went out; the overdue timer keeps the patience it was set with."""
@@ -131,7 +133,7 @@ class Inclusion:
     def is_live(self, client: bytes, now: float) -> bool:
         """Heard from within `patience`, not overdue, and not left out for having been so."""
         presence = self.clients.get(client)
-        if presence is None or presence.left or now - presence.heard > presence.patience:
+        if presence is None or self.has_left(client) or now - presence.heard > presence.patience:
             return False
         if now < presence.left_out_until:
             return False

@@ -5,18 +5,22 @@ that a chain value names a set of items, and an unchanged past keeps its name wh
 
     chain_0 = H("ledger", deployment),   chain_e = H(chain_before, e, sorted item digests of row e)
 
-The version of a set is the chain value after its last row (protocol section 6).
+The chain value after the last row names the set (protocol section 6). Beside the chain of all entries runs that of
+those which *count*: it leaves out what the operator excluded, as if it had never been there, and is what the fold is
+given. Without exclusions both are the same.
 """
 
 from __future__ import annotations
 
-from bisect import insort
+from bisect import bisect_left, insort
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
+from operator import attrgetter
 
 from asyncfl.digest import digest
 from asyncfl.errors import LocalProtocolError
+from asyncfl.exclusions import Exclusion
 from asyncfl.messages import GroupId, Item, Row
 
 Rows = tuple[Row, ...]
@@ -111,6 +115,9 @@ class Ledger:
         self._frozen: dict[int, Row] = {}
         self._epochs: list[int] = []
         self._links: list[Link] = []
+        self._counted: list[Link] = []
+        """Links of the entries that count: rows of which none does have none."""
+        self.exclusion = Exclusion()
         self.start = Link(0, self.origin)
         """Before the first row."""
 
@@ -151,6 +158,34 @@ class Ledger:
         for epoch in self._epochs[len(self._links) :]:
             link = link.after(self._frozen[epoch], self.items)
             self._links.append(link)
+        self._recount(first)
+
+    def _recount(self, first: int) -> None:
+        """Recompute the chain of what counts from row `first` on."""
+        while self._counted and self._counted[-1].epoch >= first:
+            self._counted.pop()
+        counted = self.counted_head
+        for link in self._links[_count_before(self._links, first) :]:
+            row = None if link.row is None else self._counting(link.row)
+            if row is not None:
+                is_same = link.before is counted and row is link.row
+                counted = link if is_same else counted.after(row, self.items)
+                self._counted.append(counted)
+
+    def exclude(self, exclusion: Exclusion) -> None:
+        """From now on the model leaves out what `exclusion` says, and nothing else."""
+        self.exclusion = exclusion
+        self._recount(0)
+
+    def _counting(self, row: Row) -> Row | None:
+        """A row without the entries that are excluded; None if that leaves nothing."""
+        exclusion, items = self.exclusion, self.items
+        if exclusion.is_empty:
+            return row
+        names = tuple(name for name in row.items if not exclusion.excludes(name, items[name]))
+        if len(names) == len(row.items):
+            return row
+        return Row(epoch=row.epoch, items=names) if names else None
 
     def members_in(self, first: int, end: int) -> int:
         """Memberships in rows with first <= epoch < end."""
@@ -162,7 +197,27 @@ class Ledger:
         return self._links[-1] if self._links else self.start
 
     @property
+    def counted_head(self) -> Link:
+        """All items held that count."""
+        return self._counted[-1] if self._counted else self.start
+
+    def counted(self, head: Link) -> Link:
+        """What counts of a version, all of whose items are held."""
+        changed, base = list[Row](), self.start
+        for link in head.back():
+            if self.link_before(link.epoch + 1).chain == link.chain:
+                base = self._last(self._counted, link.epoch + 1)
+                break
+            if link.row is not None:
+                changed.append(link.row)
+        for row in map(self._counting, reversed(changed)):
+            if row is not None:
+                base = base.after(row, self.items)
+        return base
+
+    @property
     def version(self) -> bytes:
+        """The chain value after the last row: names the set of all items held."""
         return self.head.chain
 
     @property
@@ -184,10 +239,12 @@ class Ledger:
 
     def link_before(self, epoch: int) -> Link:
         """The chain over all rows before `epoch`."""
-        for link in reversed(self._links):
-            if link.epoch < epoch:
-                return link
-        return self.start
+        return self._last(self._links, epoch)
+
+    def _last(self, links: Sequence[Link], epoch: int) -> Link:
+        """The last of `links` before `epoch`."""
+        count = _count_before(links, epoch)
+        return links[count - 1] if count else self.start
 
     def extended(self, base: Link, rows: Iterable[Row]) -> Link | None:
         """The version of `base` and then `rows`, whose items must all be held: this ledger's own if it is that.
@@ -206,3 +263,8 @@ class Ledger:
     def missing(self, rows: Sequence[Row]) -> list[bytes]:
         """Item digests of `rows` that this ledger lacks."""
         return [name for row in rows for name in row.items if name not in self.items]
+
+
+def _count_before(links: Sequence[Link], epoch: int) -> int:
+    """How many of `links`, which ascend, are of an earlier epoch."""
+    return bisect_left(links, epoch, key=attrgetter("epoch"))

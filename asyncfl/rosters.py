@@ -6,9 +6,9 @@ local state; what a roster says is not, so whatever names a roster names its num
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from itertools import pairwise
-from typing import Final
+from typing import Final, Generic, TypeVar
 
 from asyncfl.effects import Put, Table
 from asyncfl.errors import InvalidItem, RosterConflict
@@ -143,22 +143,26 @@ def put_roster(statement: RosterStatement) -> Put:
     return Put(Table.ROSTERS, roster_key(statement.number), statement.encode())
 
 
-class Answers:
-    """Whom statements were given, and when: a request has a few bytes, the answer may have four megabytes.
+Statement = TypeVar("Statement")
 
-    Who goes on to the next ones has them at once, who asks for the same again a second later.
+
+class Answers(Generic[Statement]):
+    """Whom numbered statements were given, and when: a request has a few bytes, the answer may have four megabytes.
+
+    `held` gives those above a number. Who goes on to the next ones has them at once, who asks for the same again a
+    second later.
     """
 
-    def __init__(self, rosters: Rosters) -> None:
-        self._rosters = rosters
+    def __init__(self, held: Callable[[int], tuple[Statement, ...]]) -> None:
+        self._held = held
         self._given: dict[bytes, tuple[int, float]] = {}
 
-    def give(self, peer: bytes, after: int, now: float) -> tuple[RosterStatement, ...]:
-        """What a peer that holds the rosters up to `after` is sent now."""
+    def give(self, peer: bytes, after: int, now: float) -> tuple[Statement, ...]:
+        """What a peer that holds the statements up to `after` is sent now."""
         due, at = self._given.get(peer, (0, float("-inf")))
         if now < at + ANSWER_SECONDS and after < due:
             return ()
-        statements = self._rosters.statements(after)[:STATEMENTS_AT_ONCE]
+        statements = self._held(after)[:STATEMENTS_AT_ONCE]
         if statements:
             self._given[peer] = (after + STATEMENTS_AT_ONCE, now)
         return statements

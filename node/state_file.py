@@ -43,6 +43,8 @@ MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
     (_TABLE.format("rosters"),),
     # 2 -> 3. What proves that somebody lied.
     (_TABLE.format("evidence"),),
+    # 3 -> 4. What the operator took out of the model; certified versions, for audit.
+    (_TABLE.format("exclusions"), _TABLE.format("certificates")),
 )
 """Step i turns schema i into i+1. Every schema keeps `about`, so that any program can say whose a file is."""
 SCHEMA_VERSION: Final = len(MIGRATIONS)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from asyncfl.client.context import SEEN_ENTRIES, Context, State, put_integer
+from asyncfl.client.context import SEEN_ENTRIES, SEEN_STATEMENT, Context, State, put_integer
 from asyncfl.client.membership import Membership
 from asyncfl.effects import Fetch
 from asyncfl.identity import verify
@@ -188,6 +188,13 @@ class Asking:
             )  # fmt: skip
             self.ask_from(context.place + 1)
             return
+        if certificate.statement < max(context.seen_statement, context.fronts.statement):
+            context.notify(
+                "model_without_exclusion", "warning", replica=replica,
+                statement=certificate.statement, known=max(context.seen_statement, context.fronts.statement),
+            )  # fmt: skip
+            self.ask_from(context.place + 1)
+            return
         if differing := context.work.differences(replica, message.epoch, message.settings):
             context.notify(
                 "settings_ignored", "warning", replica=replica, epoch=message.epoch, asked=differing
@@ -198,6 +205,9 @@ class Asking:
         if certificate.entries > context.seen_entries:
             context.seen_entries = certificate.entries
             context.persist(put_integer(SEEN_ENTRIES, context.seen_entries))
+        if certificate.statement > context.seen_statement:
+            context.seen_statement = certificate.statement
+            context.persist(put_integer(SEEN_STATEMENT, context.seen_statement))
         peer = context.federation.replica_keys[replica]
         context.effects.append(Fetch(peer, certificate.model, message.model_bytes))
 
@@ -209,7 +219,7 @@ class Asking:
         for vote in signed:
             said = ModelVote(
                 version=certificate.version, entries=certificate.entries, model=certificate.model,
-                signature=vote.signature,
+                statement=certificate.statement, signature=vote.signature,
             )  # fmt: skip
             docket.suspect(docket.watch.model(vote.replica, said))
         replicas = {vote.replica for vote in votes}

@@ -22,6 +22,7 @@ from asyncfl.wire import pack, unpack
 
 EPOCH = b"epoch"
 SEEN_ENTRIES = b"seen-entries"
+SEEN_STATEMENT = b"seen-statement"
 PENDING = b"pending-upload"
 UPLOADED = b"uploaded"
 
@@ -68,6 +69,7 @@ class Context:
             self.docket.load(durable.get(Table.EVIDENCE, {}))
             self.epoch = max(1, _integer(meta.get(EPOCH), joined.start_epoch))
             self.seen_entries = _integer(meta.get(SEEN_ENTRIES), 0)
+            self.seen_statement = _integer(meta.get(SEEN_STATEMENT), 0)
             self.uploaded = _integer(meta.get(UPLOADED), 0)
             pending = meta.get(PENDING)
             self.upload = Manifest.decode(pending) if pending else None

@@ -21,9 +21,13 @@ class Fronts:
     latest: dict[int, Front] = field(default_factory=dict)
 
     def hear(self, replica: int, front: Front) -> None:
-        """Fronts and rosters never fall at an honest replica; an older answer that comes late is ignored."""
+        """Fronts, rosters and statements never fall at an honest replica; an older answer that comes late is ignored."""
         known = self.latest.get(replica)
-        if known is None or (front.front >= known.front and front.roster >= known.roster):
+        if known is None or (
+            front.front >= known.front
+            and front.roster >= known.roster
+            and front.statement >= known.statement
+        ):
             self.latest[replica] = front
 
     @property
@@ -45,6 +49,14 @@ class Fronts:
             return None
         ranked = sorted((answer.roster for answer in self.latest.values()), reverse=True)
         return ranked[self.parameters.quorum - 1]
+
+    @property
+    def statement(self) -> int:
+        """The (t+1)-th largest number of an exclusion that n-t replicas report: at least one honest one holds it."""
+        if not self.is_enough:
+            return 0
+        ranked = sorted((answer.statement for answer in self.latest.values()), reverse=True)
+        return ranked[self.parameters.byzantine]
 
     @property
     def finished(self) -> bool:

@@ -31,7 +31,7 @@ class Membership:
         """Rests, or leaves, where the last epoch or the budget is over."""
         self._asked_as: Roster | None = None
         """The roster under which a TASK is being asked for."""
-        self._answers = Answers(context.rosters)
+        self._answers = Answers(context.rosters.statements)
         self._requested_at: dict[int, float] = {}
 
     def start(self) -> None:

@@ -143,8 +143,9 @@ class Watch:
         if majority is not None:
             right = next(iter(majority.right.values()))
             certificate = Certificate(
-                version=right.version, entries=right.entries, model=right.model, votes=_votes(majority.right)
-            )
+                version=right.version, entries=right.entries, model=right.model,
+                votes=_votes(majority.right), statement=right.statement,
+            )  # fmt: skip
             for j, wrong in majority.wrong.items():
                 yield WrongModel(replica=j, wrong=wrong, certificate=certificate)
 

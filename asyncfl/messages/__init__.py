@@ -27,7 +27,13 @@ from asyncfl.messages.evidence import (
     EvidenceRequest,
     Exhibit,
 )
-from asyncfl.messages.operator import RosterRequest, RosterStatement
+from asyncfl.messages.operator import (
+    Epochs,
+    ExclusionRequest,
+    ExclusionStatement,
+    RosterRequest,
+    RosterStatement,
+)
 from asyncfl.messages.replicas import (
     Attest,
     CertifiedItem,
@@ -79,7 +85,10 @@ __all__ = [
     "Coefficients",
     "Convictions",
     "Entry",
+    "Epochs",
     "EvidenceRequest",
+    "ExclusionRequest",
+    "ExclusionStatement",
     "Exhibit",
     "Expired",
     "Front",

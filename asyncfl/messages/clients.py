@@ -23,9 +23,9 @@ from asyncfl.wire import (
 )
 
 
-def model_body(version: bytes, entries: int, model: bytes) -> bytes:
+def model_body(version: bytes, entries: int, model: bytes, statement: int = 0) -> bytes:
     """What a model certificate signs."""
-    return pack((version, entries, model))
+    return pack((version, entries, statement, model))
 
 
 class Ready(Wire):
@@ -55,7 +55,8 @@ class Leave(Wire):
 class Front(Wire):
     """Replica's signed answer to READY: its front, and the patience it uses (milliseconds).
 
-    `finished`: by its ledger and its own file's [stop], training is over.
+    `finished`: by its ledger and its own file's [stop], training is over. `statement`: the highest number of an
+    EXCLUSION_STATEMENT that it holds, 0 if it holds none.
     """
 
     KIND: ClassVar = "front"
@@ -65,9 +66,10 @@ class Front(Wire):
     roster: Count
     finished: bool
     signature: Signature
+    statement: Count = 0
 
     def body(self) -> bytes:
-        return pack((self.front, self.patience, self.roster, self.finished))
+        return pack((self.front, self.patience, self.roster, self.finished, self.statement))
 
 
 class Wait(Wire):
@@ -92,17 +94,18 @@ class Settings(Wire):
 
 
 class Certificate(Wire):
-    """t+1 replicas' signatures on one model of one version."""
+    """t+1 replicas' signatures on one model of one version, computed under the operator's statement of this number."""
 
     version: Digest
     entries: Count
     model: Digest
     votes: Votes
+    statement: Count = 0
 
     KIND: ClassVar = "model"
 
     def body(self) -> bytes:
-        return model_body(self.version, self.entries, self.model)
+        return model_body(self.version, self.entries, self.model, self.statement)
 
 
 class Task(Wire):

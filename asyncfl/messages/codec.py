@@ -8,7 +8,7 @@ from asyncfl.errors import MalformedMessage
 from asyncfl.messages.blobs import Chunk, Missing, Pull
 from asyncfl.messages.clients import Expired, Front, Leave, Ready, Refused, Stored, Task, Upload, Wait
 from asyncfl.messages.evidence import Convictions, EvidenceRequest, Exhibit
-from asyncfl.messages.operator import RosterRequest, RosterStatement
+from asyncfl.messages.operator import ExclusionRequest, ExclusionStatement, RosterRequest, RosterStatement
 from asyncfl.messages.replicas import (
     Attest,
     CertifiedItem,
@@ -41,7 +41,7 @@ Message = (
     | Reveal | ShareSum | Entry | Attest | CertifiedItem
     | View | RowsRequest | Rows | ItemRequest | ModelVote
     | Pull | Chunk | Missing | Leave | RosterStatement | RosterRequest
-    | Convictions | EvidenceRequest | Exhibit
+    | Convictions | EvidenceRequest | Exhibit | ExclusionStatement | ExclusionRequest
 )  # fmt: skip
 
 MESSAGE_TYPES: Final[tuple[type[Wire], ...]] = (
@@ -50,7 +50,7 @@ MESSAGE_TYPES: Final[tuple[type[Wire], ...]] = (
     Reveal, ShareSum, Entry, Attest, CertifiedItem,
     View, RowsRequest, Rows, ItemRequest, ModelVote,
     Pull, Chunk, Missing, Leave, RosterStatement, RosterRequest,
-    Convictions, EvidenceRequest, Exhibit,
+    Convictions, EvidenceRequest, Exhibit, ExclusionStatement, ExclusionRequest,
 )  # fmt: skip
 _TAGS: Final = {kind: tag for tag, kind in enumerate(MESSAGE_TYPES)}
 

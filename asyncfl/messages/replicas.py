@@ -170,11 +170,15 @@ class Attest(Wire):
 
 
 class CertifiedItem(Wire):
-    """A ledger item with t+1 attestations; the opened sum of `opened_bytes` is pulled as a blob."""
+    """A ledger item with t+1 attestations; the opened sum of `opened_bytes` is pulled as a blob.
+
+    `locks` are the n-t LOCKED signatures that opened the group: for those who audit the ledger.
+    """
 
     item: Item
     votes: Votes
     opened_bytes: Annotated[int, Ge(1), Le(MAX_BLOB_BYTES)]
+    locks: Votes = ()
 
 
 class Row(Wire):
@@ -187,7 +191,8 @@ class Row(Wire):
 class View(Wire):
     """A set of ledger items: a chain value over old rows, and the recent rows in full.
 
-    With `pinned`, the sender asks for a signature on the model of exactly this version.
+    With `pinned`, the sender asks for a signature on the model of exactly this version, computed under the operator's
+    statement that it holds: its number and digest (0 and zeros if it holds none).
     """
 
     base: Digest
@@ -196,6 +201,8 @@ class View(Wire):
     entries: Count
     rows: Annotated[Many[Row], Len(0, 256)]
     pinned: bool
+    statement: Count = 0
+    exclusion: Digest = bytes(32)
 
 
 class RowsRequest(Wire):
@@ -229,6 +236,7 @@ class ModelVote(Wire):
     entries: Count
     model: Digest
     signature: Signature
+    statement: Count = 0
 
     def body(self) -> bytes:
-        return model_body(self.version, self.entries, self.model)
+        return model_body(self.version, self.entries, self.model, self.statement)

@@ -20,6 +20,7 @@ from asyncfl.effects import (
 )
 from asyncfl.errors import ConfigurationError
 from asyncfl.evidence import Docket
+from asyncfl.exclusions import Exclusions
 from asyncfl.federation import Federation
 from asyncfl.identity import Identity, verify
 from asyncfl.inclusion import Inclusion
@@ -43,6 +44,7 @@ class Context:
         self.identity = identity
         self.index = federation.replica_index[identity.public]
         self.rosters = Rosters(federation)
+        self.exclusions = Exclusions(federation)
         self.assignment = Assignment(federation)
         self.ledger = Ledger(federation.digest)
         self.inclusion = Inclusion(self.rosters.at, places=federation.parameters.concurrency)
@@ -66,6 +68,11 @@ class Context:
         if client not in self._handicaps:
             self._handicaps[client] = compute_handicap(client, self.rosters, self.ledger)
         return self.ledger.counts.get(client, 0) + self._handicaps[client]
+
+    @property
+    def version(self) -> bytes:
+        """Names the model of all that is held here: every entry, and the operator's exclusion in force."""
+        return self.exclusions.in_force.version(self.ledger.version)
 
     # effects
 

@@ -108,7 +108,8 @@ class Coordination:
         """Stored here, in no group, and this replica's to group (by name, or by takeover)."""
         if not record.stored or not self.is_groupable(record) or self._is_taken(record.key):
             return False
-        if record.key[0] in self.context.docket.convicted:
+        client = record.key[0]
+        if client in self.context.docket.convicted or client in self.context.exclusions.in_force.clients:
             return False
         if self._is_hopeless(record):
             return False

@@ -69,7 +69,11 @@ class Gossip:
         self._bases.move_to_end(base.chain)
         if len(self._bases) > KEEP_BASES:
             self._bases.popitem(last=False)
-        return View(base=base.chain, base_epoch=base.epoch, entries=head.entries, rows=recent, pinned=pinned)
+        exclusion = self.context.exclusions.in_force
+        return View(
+            base=base.chain, base_epoch=base.epoch, entries=head.entries, rows=recent, pinned=pinned,
+            statement=exclusion.number, exclusion=exclusion.name,
+        )  # fmt: skip
 
     def receive_view(self, replica: int, message: View) -> PeerRows | None:
         """Note a view; returns what is known of its rows, or None for one that contradicts itself."""

@@ -11,6 +11,7 @@ Theory of operation. An upload passes through these parts, each its own module:
     models         model(version), MODEL_VOTE; t+1 votes certify a model
     tasks          READY -> FRONT, TASK, WAIT
     rosters        who takes part from which epoch on: the operator's statements
+    exclusions     what the model leaves out: the operator's statements
 
 Whoever is found to contradict itself on the way is proven a liar (`asyncfl.evidence.Docket`), and avoided from then on.
 
@@ -43,6 +44,8 @@ from asyncfl.messages import (
     Convictions,
     Entry,
     EvidenceRequest,
+    ExclusionRequest,
+    ExclusionStatement,
     Exhibit,
     Front,
     Item,
@@ -73,6 +76,7 @@ from asyncfl.messages import (
 )
 from asyncfl.replica.context import Context
 from asyncfl.replica.coordination import OWN, Coordination
+from asyncfl.replica.exclusions import ExclusionExchange
 from asyncfl.replica.gossip import Gossip
 from asyncfl.replica.items import Items
 from asyncfl.replica.jobs import Opened
@@ -105,6 +109,7 @@ class Replica:
         self.models = Models(context, self.gossip, initial_model)
         self.tasks = Tasks(context, self.uploads, self.models)
         self.rosters = RosterExchange(context, self.tasks.signed_front, self.uploads.rosters_changed)
+        self.exclusions = ExclusionExchange(context, self.tasks.signed_front)
         self.uploads.is_needed = self._is_needed
         self.locks.is_taken = self.coordination.was_taken
         context.docket.convict = self.tasks.convict
@@ -139,14 +144,17 @@ class Replica:
             Upload: self.uploads.receive_upload,
         }
         self._from_anybody: dict[type[Any], Callable[[bytes, Any], object]] = {
-            RosterRequest: self.rosters.receive_request,
+            RosterRequest: lambda peer, m: self.rosters.receive_request(peer, m.after),
             RosterStatement: self.rosters.receive_statement,
+            ExclusionRequest: lambda peer, m: self.exclusions.receive_request(peer, m.after),
+            ExclusionStatement: self.exclusions.receive_statement,
             Convictions: context.docket.receive_convictions,
             EvidenceRequest: context.docket.receive_request,
             Exhibit: context.docket.receive_exhibit,
         }
         self._parts = (
-            self.rosters, self.uploads, self.locks, self.opening, self.items, self.coordination, self.gossip,
+            self.rosters, self.exclusions, self.uploads, self.locks, self.opening, self.items,
+            self.coordination, self.gossip,
         )  # fmt: skip
 
     def _load(self, durable: Durable) -> None:
@@ -157,6 +165,7 @@ class Replica:
         tables = {table: dict(durable.get(table, {})) for table in Table}
         self.rosters.load(tables[Table.ROSTERS])
         self.context.docket.load(tables[Table.EVIDENCE])
+        self.exclusions.load(tables[Table.EXCLUSIONS])
         self.items.load(tables[Table.ITEMS])
         self.locks.table.load(tables[Table.LOCKS])
         self.uploads.load(tables[Table.MANIFESTS], tables[Table.SHARES], tables[Table.SEEN])
@@ -236,7 +245,7 @@ class Replica:
         context.now = now
         context.inclusion.update(now)
         context.retry_fetches()
-        for part in (self.rosters, self.uploads, self.opening, self.items, self.gossip, self.coordination):
+        for part in (self.rosters, self.exclusions, self.uploads, self.opening, self.items, self.gossip, self.coordination):
             part.tick()
         context.docket.tick()
         self.locks.progress()
@@ -334,8 +343,9 @@ class Replica:
         return kind == OPEN and not self.opening.is_open(name)
 
     def _receive_view(self, replica: int, message: View) -> None:
+        agrees = self.exclusions.agrees(replica, message)
         target = self.gossip.receive_view(replica, message)
-        if target is not None and message.pinned:
+        if target is not None and message.pinned and agrees:
             self.models.receive_pinned(replica, target)
 
     def _receive_manifest_request(self, replica: int, message: ManifestRequest) -> None:

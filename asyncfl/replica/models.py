@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from asyncfl.effects import Put, Table
+from asyncfl.exclusions import Exclusion
 from asyncfl.fold import FoldCache, Folded, FoldJob
 from asyncfl.ledger import Link
 from asyncfl.messages import Certificate, ModelVote, Vote, model_body
@@ -30,6 +31,8 @@ class ModelRecord:
 
     head: Link
     """The version, and all that is in it."""
+    exclusion: Exclusion
+    """The operator's statement under which it is computed."""
     model: bytes = b""
     size: int = 0
     statistics: tuple[RowStatistics, ...] = ()
@@ -39,7 +42,7 @@ class ModelRecord:
 
     @property
     def version(self) -> bytes:
-        return self.head.chain
+        return self.exclusion.version(self.head.chain)
 
     @property
     def entries(self) -> int:
@@ -56,7 +59,7 @@ class Models:
         self.cache = FoldCache()
         self.records: OrderedDict[bytes, ModelRecord] = OrderedDict()
         self.latest: ModelRecord | None = None
-        """The certified version with most entries whose model is here."""
+        """The certified version with most entries, under the exclusion in force if there is one, whose model is here."""
         self.pinned: ModelRecord | None = None
         self._votes: dict[int, OrderedDict[bytes, ModelVote]] = {}
         """The last votes of each replica, by version: a liar's many can displace its own alone."""
@@ -78,21 +81,28 @@ class Models:
     # computing
 
     def _compute(self, head: Link) -> ModelRecord:
-        record = self.records.get(head.chain)
+        context = self.context
+        exclusion = context.exclusions.in_force
+        version = exclusion.version(head.chain)
+        record = self.records.get(version)
         if record is not None:
             return record
-        context = self.context
-        record = self.records[head.chain] = ModelRecord(head)
+        record = self.records[version] = ModelRecord(head, exclusion)
         roster_size = len(context.rosters.first.members)
         own = context.ledger.link_before(head.epoch + 1) is head
-        job = FoldJob(context.federation, self.initial, head, roster_size, self.cache, own)
-        context.compute((FOLD, head.chain), job)
+        counted = context.ledger.counted(head)
+        job = FoldJob(context.federation, self.initial, counted, roster_size, self.cache, own)
+        context.compute((FOLD, version), job)
         return record
 
     def computed(self, version: bytes, folded: Folded) -> None:
         """A fold is done: sign it, on disk first: one model per version, for ever."""
         context, record, model = self.context, self.records.get(version), folded.model
         if record is None:
+            return
+        if record.exclusion != context.exclusions.in_force:
+            # Nothing is signed that lacks a statement held here.
+            self._drop(record, model)
             return
         signed = self._signed.get(version)
         if signed is not None and signed != model:
@@ -112,9 +122,10 @@ class Models:
         self._prune()
 
     def _own_vote(self, record: ModelRecord) -> ModelVote:
-        body = model_body(record.version, record.entries, record.model)
+        number = record.exclusion.number
+        body = model_body(record.version, record.entries, record.model, number)
         return ModelVote(
-            version=record.version, entries=record.entries, model=record.model,
+            version=record.version, entries=record.entries, model=record.model, statement=number,
             signature=self.context.sign(ModelVote.KIND, body),
         )  # fmt: skip
 
@@ -146,7 +157,8 @@ class Models:
         votes = self._votes_on(record.version)
         equal = {
             j: vote for j, vote in votes.items()
-            if (vote.model, vote.entries) == (record.model, record.entries)
+            if (vote.model, vote.entries, vote.statement)
+            == (record.model, record.entries, record.exclusion.number)
         }  # fmt: skip
         if len(votes) > len(equal):
             self.context.notify("models_differ", "error", version=record.version.hex()[:12])
@@ -155,15 +167,20 @@ class Models:
         record.certificate = Certificate(
             version=record.version, entries=record.entries, model=record.model,
             votes=tuple(Vote(replica=j, signature=equal[j].signature) for j in sorted(equal)),
+            statement=record.exclusion.number,
         )  # fmt: skip
         if self.pinned is record:
             self.pinned = None
-        if self.latest is None or record.entries > self.latest.entries:
+        if self.latest is None or self._rank(record) > self._rank(self.latest):
             self.latest = record
             self.context.notify(
                 "certified", entries=record.entries, version=record.version.hex()[:12],
                 model=record.model.hex()[:12],
             )  # fmt: skip
+
+    def _rank(self, record: ModelRecord) -> tuple[bool, int]:
+        """Of certified versions the one with the most entries is given out; first of all one under what is in force."""
+        return record.exclusion == self.context.exclusions.in_force, record.entries
 
     def _prune(self) -> None:
         """Keep the recent versions, the newest certified one and the pinned one."""
@@ -173,10 +190,13 @@ class Models:
             record = self.records[version]
             if record is self.latest or record is self.pinned or not record.model:
                 continue
-            del self.records[version]
-            # A fold under way may yield the same bytes: then the blob stays, until the next restart at most.
-            if all(other.model not in (b"", record.model) for other in self.records.values()):
-                self.context.delete_blob(record.model)
+            self._drop(record, record.model)
+
+    def _drop(self, record: ModelRecord, model: bytes) -> None:
+        del self.records[record.version]
+        # A fold under way may yield the same bytes: then the blob stays, until the next restart at most.
+        if all(other.model not in (b"", model) for other in self.records.values()):
+            self.context.delete_blob(model)
 
     # pinning
 
@@ -210,8 +230,10 @@ class Models:
     def tick(self) -> None:
         """Pin the current version when there is news, and repeat an unanswered request."""
         context, ledger = self.context, self.context.ledger
-        if self.pinned is None and (self.latest is None or self.latest.version != ledger.version):
-            if self.latest is not None and ledger.entries <= self.latest.entries:
+        if self.pinned is not None and self.pinned.exclusion != context.exclusions.in_force:
+            self.pinned = None
+        if self.pinned is None and not self._is_current():
+            if self.latest is not None and (True, ledger.entries) <= self._rank(self.latest):
                 return
             self.pinned = self._compute(ledger.head)
             if self.pinned.certificate is not None:
@@ -220,6 +242,10 @@ class Models:
             self._ask(self.pinned)
         elif self.pinned is not None and context.now >= self._resend_at:
             self._ask(self.pinned)
+
+    def _is_current(self) -> bool:
+        """Whether the newest certified version has everything that is held here."""
+        return self.latest is not None and self.latest.version == self.context.version
 
     def _ask(self, record: ModelRecord) -> None:
         self._resend_at = self.context.now + RESEND_SECONDS

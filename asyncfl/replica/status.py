@@ -26,7 +26,8 @@ def describe(replica: Replica) -> dict[str, Any]:
         "front": context.inclusion.front,
         "roster": context.rosters.at(context.inclusion.front).number,
         "highest_roster": context.rosters.highest,
-        "version": ledger.version.hex(),
+        "version": context.version.hex(),
+        "exclusion": context.exclusions.highest,
         "certified": None
         if latest is None
         else {"version": latest.version.hex(), "entries": latest.entries, "model": latest.model.hex()},

@@ -66,6 +66,11 @@ class Tasks:
         """Every replica answers with its front; the one that is asked also with TASK or WAIT."""
         context = self.context
         if context.inclusion.has_left(client):
+            if client in context.inclusion.excluded:
+                context.send(client, self.signed_front())
+                context.send(
+                    client, Wait(epoch=message.epoch, reason="the operator has excluded this client")
+                )
             return
         presence = context.inclusion.heard(client, message.epoch, context.now)
         context.send(client, self.signed_front())
@@ -98,15 +103,17 @@ class Tasks:
     def signed_front(self) -> Front:
         """Signed once and sent to everybody, until something in it changes."""
         context, said, finished = self.context, self._front, self.models.finished is not None
+        statement = context.exclusions.highest
         front, patience = context.inclusion.front, round(context.inclusion.patience.seconds * 1000)
         roster = context.rosters.highest
-        if said is not None and (front, patience, roster, finished) == (
-            said.front, said.patience, said.roster, said.finished,
+        if said is not None and (front, patience, roster, finished, statement) == (
+            said.front, said.patience, said.roster, said.finished, said.statement,
         ):  # fmt: skip
             return said
         unsigned = Front(
-            front=front, patience=patience, roster=roster, finished=finished, signature=bytes(64)
-        )
+            front=front, patience=patience, roster=roster, finished=finished, statement=statement,
+            signature=bytes(64),
+        )  # fmt: skip
         self._front = unsigned.model_copy(update={"signature": context.sign(Front.KIND, unsigned.body())})
         return self._front
 
@@ -151,6 +158,9 @@ class Tasks:
         latest = self.models.latest
         if latest is None or latest.certificate is None:
             return f"no model is certified yet: {context.parameters.certifiers} replicas must sign one"
+        if latest.exclusion != context.exclusions.in_force:
+            number = context.exclusions.highest
+            return f"the model under the operator's exclusion {number} is not certified yet"
         if latest.finished is not None:
             return f"training is over: {latest.finished}"
         if not self._has_previous(client, asking, latest.head):

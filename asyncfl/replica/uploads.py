@@ -178,14 +178,19 @@ class Uploads:
             first, second = sorted((manifest, other.manifest), key=Manifest.digest)
             self.context.docket.suspect((TwoUploads(first=first, second=second),))
 
-    def _is_refused(self, client: bytes) -> bool:
-        """Whether it is proven that this client deals badly: nothing of it is vouched for any more."""
-        return client in self.context.docket.convicted
+    def _reason_to_refuse(self, client: bytes) -> str | None:
+        """Why nothing of this client is vouched for any more; None for most."""
+        if client in self.context.docket.convicted:
+            return "there is proof that this client has dealt badly"
+        if client in self.context.exclusions.in_force.clients:
+            return "the operator has excluded this client"
+        return None
 
     def _has_room(self, manifest: Manifest, digest: bytes, source: bytes) -> bool:
         context, core = self.context, manifest.core
-        if self._is_refused(core.client):
-            self._refuse(source, manifest, "there is proof that this client has dealt badly")
+        reason = self._reason_to_refuse(core.client)
+        if reason is not None:
+            self._refuse(source, manifest, reason)
             return False
         other = self.accepted.get((core.client, core.epoch))
         if other is not None and other != digest:
@@ -281,7 +286,7 @@ class Uploads:
         # One pulled for a lock may be of any epoch: a coordinator must not buy OKs for epochs nobody is at.
         timely = epoch <= front + context.parameters.window and epoch + KEEP_EPOCHS >= front
         timely = timely and context.rosters.is_current(record.manifest.core.roster, epoch)
-        timely = timely and not self._is_refused(client)
+        timely = timely and self._reason_to_refuse(client) is None
         if share is not None and record.key not in self.accepted and timely:
             self.accepted[record.key] = digest
             writes.append(Put(Table.SEEN, seen_key(client, epoch), digest))

@@ -13,7 +13,7 @@ from asyncfl.client.jobs import Trainer
 from asyncfl.digest import content_digest, digest
 from asyncfl.federation import Federation, Roster
 from asyncfl.identity import Identity
-from asyncfl.messages import RosterStatement, Settings
+from asyncfl.messages import Epochs, ExclusionStatement, RosterStatement, Settings
 from asyncfl.model import TrainingResult
 from asyncfl.parameters import Parameters
 from asyncfl.replica import Replica
@@ -147,7 +147,29 @@ class Simulation:
         self.rosters.append(roster)
         return roster.statement
 
-    def tell(self, replica: int, statement: RosterStatement) -> None:
+    def sign_exclusion(
+        self,
+        number: int,
+        *,
+        entries: Iterable[bytes] = (),
+        clients: Iterable[int] = (),
+        spans: Iterable[tuple[int, int]] = (),
+        reason: str = "",
+    ) -> ExclusionStatement:
+        """The operator takes entries, clients by number, or epochs out of the model. Nobody has heard of it yet."""
+        unsigned = ExclusionStatement(
+            number=number,
+            entries=tuple(sorted(entries)),
+            clients=tuple(sorted(map(self.client_key, clients))),
+            spans=tuple(Epochs(first=first, last=last) for first, last in spans),
+            reason=reason,
+            signature=bytes(64),
+        )
+        kind = ExclusionStatement.KIND
+        signature = self.operator_id.sign(kind, self.federation.digest, unsigned.body())
+        return unsigned.model_copy(update={"signature": signature})
+
+    def tell(self, replica: int, statement: RosterStatement | ExclusionStatement) -> None:
         """The operator brings a statement to a running replica."""
         node = self.network.nodes[self.replica_key(replica)]
         self.network.deliver(node, self.operator_id.public, statement)
@@ -191,10 +213,10 @@ class Simulation:
         if not all(client.status(self.network.now)["done"] for client in clients):
             return False
         replicas = self.running_replicas()
-        versions = {replica.context.ledger.version for replica in replicas}
+        versions = {replica.context.version for replica in replicas}
         return len(versions) == 1 and all(
             replica.models.latest is not None
-            and replica.models.latest.version == replica.context.ledger.version
+            and replica.models.latest.version == replica.context.version
             and not replica.opening.groups
             and not replica.coordination.own
             and not any(replica.coordination.is_groupable(r) for r in replica.uploads.records.values())

@@ -96,7 +96,7 @@ def run(
 
     def agree() -> bool:
         machines = running()
-        versions = {machine.context.ledger.version for machine in machines}
+        versions = {machine.context.version for machine in machines}
         return bool(observer.violations) or (len(machines) == len(replicas) and len(versions) == 1)
 
     def running() -> list[Replica]:

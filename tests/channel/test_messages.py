@@ -196,7 +196,7 @@ def test_flipped_and_truncated_bytes_raise_nothing_but_malformed_message(
     assert encode_message(decoded) == bytes(encoded)
 
 
-CERTIFICATE = (bytes(32), 1, bytes(32), ())
+CERTIFICATE = (bytes(32), 1, bytes(32), (), 0)
 
 
 @pytest.mark.parametrize(

@@ -168,7 +168,7 @@ def test_a_flood_of_requests_is_answered_once_a_second_and_who_goes_on_at_once()
     rosters = Rosters(FEDERATION)
     for number in range(1, 21):
         rosters.add(statement(number, 10 * number, OLD))
-    answers = Answers(rosters)
+    answers = Answers(rosters.statements)
     numbers = [[s.number for s in answers.give(b"a", after, 5.0)] for after in (0, 0, 8, 16, 0, 8, 20)]
     assert numbers == [[*range(1, 9)], [], [*range(9, 17)], [*range(17, 21)], [], [], []]
     assert len(answers.give(b"b", 0, 5.0)) == 8

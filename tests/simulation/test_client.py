@@ -90,16 +90,28 @@ class Bench:
         return self.simulation.replica_ids[replica].sign(kind, self.federation.digest, body)
 
     def front(
-        self, replica: int, epoch: int, *, forged: bool = False, patience: int = 1000, finished: bool = False
+        self,
+        replica: int,
+        epoch: int,
+        *,
+        forged: bool = False,
+        patience: int = 1000,
+        finished: bool = False,
+        statement: int = 0,
     ) -> None:
-        message = Front(front=epoch, patience=patience, roster=0, finished=finished, signature=bytes(64))
+        message = Front(
+            front=epoch, patience=patience, roster=0, finished=finished, statement=statement, signature=bytes(64)
+        )
         signer = (replica + 1) % self.federation.parameters.replicas if forged else replica
         signature = self.sign(signer, Front.KIND, message.body())
         self.hear(replica, message.model_copy(update={"signature": signature}))
 
-    def certificate(self, signers: tuple[int, ...] = (0, 1), entries: int = 0) -> Certificate:
+    def certificate(
+        self, signers: tuple[int, ...] = (0, 1), entries: int = 0, statement: int = 0
+    ) -> Certificate:
         model = self.blobs.write(self.simulation.initial)
-        unsigned = Certificate(version=bytes([entries]) * 32, entries=entries, model=model, votes=())
+        version = bytes([entries, statement]) * 16
+        unsigned = Certificate(version=version, entries=entries, model=model, votes=(), statement=statement)
         votes = tuple(
             Vote(replica=j, signature=self.sign(j, ModelVote.KIND, unsigned.body())) for j in signers
         )
@@ -418,3 +430,46 @@ def test_an_upload_under_way_when_training_is_over_is_sent_all_the_same() -> Non
     )
     bench.front(0, 3, finished=True)
     assert bench.client.state is State.FINISHED
+
+
+# what the operator took out of the model
+
+
+def test_a_model_without_an_exclusion_that_an_honest_replica_holds_is_refused() -> None:
+    """t + 1 say that there is a statement: a coordinator that ignores it, or is behind, gives no TASK."""
+    bench = Bench()
+    for replica in range(4):
+        bench.front(replica, 1, statement=2 if replica in (0, 1) else 0)
+    bench.wait(0.2)
+    asked = bench.coordinator
+    bench.task(asked, 1, bench.certificate(statement=1))
+    assert not bench.fetches()
+    bench.wait(0.2)
+    assert bench.coordinator != asked
+    bench.task(bench.coordinator, 1, bench.certificate(statement=2))
+    assert len(bench.fetches()) == 1
+    assert bench.make().context.seen_statement == 2, "it would forget on a restart"
+
+
+def test_t_liars_cannot_invent_an_exclusion() -> None:
+    bench = Bench()
+    for replica in range(4):
+        bench.front(replica, 1, statement=2**31 - 1 if replica == 0 else 0)
+    bench.wait(0.2)
+    bench.task(bench.coordinator, 1, bench.certificate())
+    assert len(bench.fetches()) == 1
+
+
+def test_a_client_never_trains_on_a_model_of_an_earlier_statement_than_it_has_seen() -> None:
+    bench = Bench()
+    for replica in range(4):
+        bench.front(replica, 1)
+    bench.wait(0.2)
+    bench.task(bench.coordinator, 1, bench.certificate(statement=1))
+    assert len(bench.fetches()) == 1
+    bench.make()
+    for replica in range(4):
+        bench.front(replica, 1)
+    bench.wait(0.2)
+    bench.task(bench.coordinator, 1, bench.certificate(entries=5))
+    assert len(bench.fetches()) == 1
