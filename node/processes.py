@@ -12,6 +12,7 @@ import gc
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -85,7 +86,8 @@ def run_aggregator(directory: Path, name: str, options: ProcessOptions | None = 
         _say_whether_it_is_a_drill(deployment, options)
 
         def machine(durable: _Durable) -> Machine:
-            return Replica(federation, identity, durable, initial_model)
+            offset = time.time() - time.monotonic()
+            return Replica(federation, identity, durable, initial_model, clock_offset=offset)
 
         node = _Node(process, files, identity, options, role="aggregator", name=name, machine=machine)
         # Clients pull the first model from here like any later one.

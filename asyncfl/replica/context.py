@@ -36,12 +36,13 @@ FETCH_RETRY_SECONDS = 1.0
 class Context:
     """Shared by the parts of one replica. Only the machine hands out the collected effects."""
 
-    def __init__(self, federation: Federation, identity: Identity) -> None:
+    def __init__(self, federation: Federation, identity: Identity, clock_offset: float = 0.0) -> None:
         if identity.public not in federation.replica_index:
             raise ConfigurationError("this identity is not one of the deployment's replicas")
         self.federation = federation
         self.parameters = federation.parameters
         self.identity = identity
+        self.clock_offset = clock_offset
         self.index = federation.replica_index[identity.public]
         self.rosters = Rosters(federation)
         self.exclusions = Exclusions(federation)

@@ -19,6 +19,7 @@ from asyncfl.messages import (
     Item,
     ItemRequest,
     LockContent,
+    Locked,
     Vote,
     attest_body,
 )
@@ -38,6 +39,8 @@ class ItemRecord:
     item: Item
     size: int
     votes: dict[int, bytes] = field(default_factory=dict)
+    locks: tuple[Vote, ...] = ()
+    """The n-t LOCKED signatures that opened the group, for audit; none where whoever showed the item had none."""
     entry: Entry | None = None
     """Kept until certified, for replicas that still have to open the group."""
     certified: bool = False
@@ -45,13 +48,16 @@ class ItemRecord:
 
     def encode(self) -> bytes:
         votes = tuple(sorted(self.votes.items()))
-        return pack((self.item.encode(), self.size, votes, self.entry.encode() if self.entry else b""))
+        locks = tuple((vote.replica, vote.signature) for vote in self.locks)
+        entry = self.entry.encode() if self.entry else b""
+        return pack((self.item.encode(), self.size, votes, entry, locks))
 
     @classmethod
     def decode(cls, value: bytes) -> ItemRecord:
-        encoded, size, votes, entry = unpack(value)
+        encoded, size, votes, entry, locks = unpack(value)
         held = [Vote(replica=replica, signature=signature) for replica, signature in votes]
         record = cls(Item.decode(encoded), size, {vote.replica: vote.signature for vote in held})
+        record.locks = tuple(Vote(replica=replica, signature=signature) for replica, signature in locks)
         record.entry = Entry.decode(entry) if entry else None
         record.certified = record.entry is None
         return record
@@ -94,7 +100,7 @@ class Items:
         name = item.digest()
         if not self.context.ledger.add(item):
             return
-        record = ItemRecord(item, size, entry=entry)
+        record = ItemRecord(item, size, locks=entry.votes, entry=entry)
         record.votes.update(self._early.pop((item.id, name), {}))
         record.votes[self.context.index] = self.context.sign(Attest.KIND, attest_body(item.id, name))
         self._insert(name, record)
@@ -184,7 +190,9 @@ class Items:
         if record is not None or name not in self.fetching:
             needed = self.context.parameters.certifiers
             body = attest_body(message.item.id, name)
-            if not self.context.are_votes_valid(message.votes, Attest.KIND, body, needed):
+            if not self.context.are_votes_valid(message.votes, Attest.KIND, body, needed) or (
+                message.locks and not self._are_locks_valid(message)
+            ):
                 self.context.notify("item_without_certificate", "warning", replica=replica)
                 return
             for vote in message.votes:
@@ -200,13 +208,19 @@ class Items:
             self.fetching[name] = message
         self.context.want(message.item.opened, message.opened_bytes, source)
 
+    def _are_locks_valid(self, message: CertifiedItem) -> bool:
+        """Whether n-t replicas locked the group. Attestations certify an item; these are for who audits the ledger."""
+        content = LockContent(id=message.item.id, members=message.item.members)
+        quorum = self.context.parameters.quorum
+        return self.context.are_votes_valid(message.locks, Locked.KIND, content.digest(), quorum)
+
     def sum_arrived(self, blob: bytes) -> None:
         """An opened sum is on disk and matches its digest."""
         for name, message in list(self.fetching.items()):
             if message.item.opened == blob:
                 del self.fetching[name]
                 if self.context.ledger.add(message.item):
-                    record = ItemRecord(message.item, message.opened_bytes)
+                    record = ItemRecord(message.item, message.opened_bytes, locks=message.locks)
                     record.votes = {vote.replica: vote.signature for vote in message.votes}
                     self._insert(name, record)
 
@@ -234,7 +248,9 @@ class Items:
             votes = tuple(
                 Vote(replica=j, signature=signature) for j, signature in sorted(record.votes.items())
             )
-            message = CertifiedItem(item=record.item, votes=votes, opened_bytes=record.size)
+            message = CertifiedItem(
+                item=record.item, votes=votes, opened_bytes=record.size, locks=record.locks
+            )
             self.context.send_replica(replica, message)
         elif record.entry is not None:
             self.context.send_replica(replica, record.entry)

@@ -92,14 +92,23 @@ Durable = Mapping[Table, Mapping[bytes, bytes]]
 
 
 class Replica:
-    """One aggregator. Peers are 32-byte public keys; `now` is seconds of any monotonic clock."""
+    """One aggregator. Peers are 32-byte public keys; `now` is seconds of any monotonic clock.
+
+    `clock_offset` added to that makes seconds since 1970, for what is kept of certified versions.
+    """
 
     def __init__(
-        self, federation: Federation, identity: Identity, durable: Durable, initial_model: bytes
+        self,
+        federation: Federation,
+        identity: Identity,
+        durable: Durable,
+        initial_model: bytes,
+        *,
+        clock_offset: float = 0.0,
     ) -> None:
         if content_digest(initial_model) != federation.initial_model:
             raise ConfigurationError("the initial model's digest is not the one in the deployment file")
-        context = self.context = Context(federation, identity)
+        context = self.context = Context(federation, identity, clock_offset)
         self.uploads = Uploads(context)
         self.locks = Locks(context, self.uploads)
         self.items = Items(context, self.uploads, self.locks, self._entered)
@@ -174,7 +183,7 @@ class Replica:
         groups = tables[Table.GROUPS]
         self.opening.load({k: v for k, v in groups.items() if not k.startswith(OWN)})
         self.coordination.load({k: v for k, v in groups.items() if k.startswith(OWN)})
-        self.models.load(tables[Table.MODELS])
+        self.models.load(tables[Table.MODELS], tables[Table.CERTIFICATES])
         self.tasks.load(tables[Table.META])
 
     # events

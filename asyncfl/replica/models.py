@@ -16,6 +16,7 @@ from asyncfl.exclusions import Exclusion
 from asyncfl.fold import FoldCache, Folded, FoldJob
 from asyncfl.ledger import Link
 from asyncfl.messages import Certificate, ModelVote, Vote, model_body
+from asyncfl.record import RecordBook
 from asyncfl.replica.context import RESEND_SECONDS, Context
 from asyncfl.replica.gossip import Gossip, PeerRows
 from asyncfl.statistics import RowStatistics, explain_finish
@@ -57,6 +58,7 @@ class Models:
         self.gossip = gossip
         self.initial = initial_model
         self.cache = FoldCache()
+        self.book = RecordBook(context.ledger)
         self.records: OrderedDict[bytes, ModelRecord] = OrderedDict()
         self.latest: ModelRecord | None = None
         """The certified version with most entries, under the exclusion in force if there is one, whose model is here."""
@@ -75,8 +77,10 @@ class Models:
         """Why training is over by the newest certified version; None while it is not."""
         return self.latest.finished if self.latest is not None else None
 
-    def load(self, rows: dict[bytes, bytes]) -> None:
-        self._signed.update(rows)
+    def load(self, signed: dict[bytes, bytes], certified: dict[bytes, bytes]) -> None:
+        """After the ledger."""
+        self._signed.update(signed)
+        self.book.load(certified)
 
     # computing
 
@@ -169,6 +173,8 @@ class Models:
             votes=tuple(Vote(replica=j, signature=equal[j].signature) for j in sorted(equal)),
             statement=record.exclusion.number,
         )  # fmt: skip
+        context, at = self.context, self.context.clock_offset + self.context.now
+        context.persist(self.book.put(record.head, record.certificate, record.exclusion.name, at))
         if self.pinned is record:
             self.pinned = None
         if self.latest is None or self._rank(record) > self._rank(self.latest):

@@ -167,7 +167,7 @@ class Observer:
 
     def _note_item(self, node: Node, name: bytes, value: bytes) -> None:
         """Every item in an honest ledger was opened by an honest replica."""
-        _, _, votes, _ = unpack(value)
+        _, _, votes, *_ = unpack(value)
         if self._replicas[node.key] in dict(votes):
             self._opened.add(name)
         elif name not in self._opened:

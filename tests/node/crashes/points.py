@@ -17,7 +17,8 @@ NOT_A_NODE: Final = ("simulation", "adversary")
 ROSTERS: Final = "put rosters"
 LEAVES: Final = "put meta left:"
 EVIDENCE: Final = "put evidence"
-ON_OCCASION: Final = {ROSTERS, LEAVES, EVIDENCE}
+EXCLUSIONS: Final = "put exclusions"
+ON_OCCASION: Final = {ROSTERS, LEAVES, EVIDENCE, EXCLUSIONS}
 """Reached only when something happens that is no part of every epoch."""
 
 
@@ -52,7 +53,7 @@ def table_of(point: str) -> str:
 
 REPLICA_ROWS: Final = (
     "put manifests", "put shares", "put seen", "put locks", "put groups own:", "put groups", "put items",
-    "put models", "delete groups own:", "delete groups", "delete manifests", "delete shares",
+    "put models", "put certificates", "delete groups own:", "delete groups", "delete manifests", "delete shares",
 )  # fmt: skip
 CLIENT_ROWS: Final = (
     "put meta epoch", "put meta seen-entries", "put privacy", "put meta pending-upload", "put epochs",
