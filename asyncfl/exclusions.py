@@ -1,12 +1,12 @@
 """What the operator has taken out of the model: numbered statements, the last of which counts.
 
-Entries stay in the ledger for ever; a statement says which of them the fold leaves out. It names entries, clients (every
-group that one is a member of: a sum cannot be divided) and spans of epochs, each for ever: what a statement names may
-arrive after it. A later statement replaces the former, so that an exclusion can be taken back, and all of them are kept.
+Entries stay in the ledger for ever; a statement says which of them the fold leaves out. It names entries, clients
+(every group that one is a member of: a sum cannot be divided) and spans of epochs; what it names may arrive after it. A
+later statement replaces the former, so that an exclusion can be taken back, and all of them are kept.
 
-Statements are held without gaps, from number 1 on. Two of one number are the operator's error, or a stolen key: of these
-the one with the smaller digest counts, at every replica, so that all compute the same model; the other is kept and
-reported.
+Statements are held without gaps, from number 1 on. Two of one number are the operator's error, or a stolen key: of
+these the one with the smaller digest counts, at every replica, so that all compute the same model; the other is kept
+and reported.
 """
 
 from __future__ import annotations

@@ -51,7 +51,7 @@ def _split(items: bytes) -> tuple[bytes, ...]:
 
 
 def record_key(number: int) -> bytes:
-    """Key of a row of `Table.CERTIFICATES`: numbers ascend from 0 in the order in which versions were certified here."""
+    """Key of a row of `Table.CERTIFICATES`: numbers ascend from 0, as versions were certified here."""
     return number.to_bytes(8, "big")
 
 

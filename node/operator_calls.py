@@ -8,6 +8,8 @@
     ROSTER_STATEMENT, ...        ----->  (those that it lacks)
                                  <-----  FRONT, once they are on its disk
 
+Of exclusions with EXCLUSION_REQUEST and EXCLUSION_STATEMENT instead.
+
 A call that fails is made again until `deadline` seconds are over, or until waiting longer can change nothing.
 """
 
@@ -18,7 +20,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, Generic, TypeVar
 
 from websockets.exceptions import ConnectionClosed, WebSocketException
 from websockets.frames import CloseCode
@@ -28,6 +30,8 @@ from asyncfl.deployment import Deployment, ReplicaEntry
 from asyncfl.errors import AsyncflError, HandshakeError, MalformedMessage
 from asyncfl.identity import Identity, verify
 from asyncfl.messages import (
+    ExclusionRequest,
+    ExclusionStatement,
     Front,
     Message,
     RosterRequest,
@@ -50,20 +54,45 @@ STRAGGLER_SECONDS: Final = 3.0
 SAY_SECONDS: Final = 0.2
 
 
+Statement = TypeVar("Statement", RosterStatement, ExclusionStatement)
+
+
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """What a replica said: its front, the number of its newest roster, and the highest statement that it sent."""
+class Subject(Generic[Statement]):
+    """What a conversation is about: one of the operator's kinds of numbered statements."""
+
+    noun: str
+    kind: type[Statement]
+    request: Callable[[int], Message]
+    number: Callable[[Front], int]
+    """Of the newest statement that a FRONT reports."""
+
+
+ROSTERS: Final = Subject(
+    "roster", RosterStatement, lambda after: RosterRequest(after=after), lambda front: front.roster
+)
+EXCLUSIONS: Final = Subject(
+    "exclusion",
+    ExclusionStatement,
+    lambda after: ExclusionRequest(after=after),
+    lambda front: front.statement,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer(Generic[Statement]):
+    """What a replica said: its front, the number of its newest statement, and the highest statement that it sent."""
 
     front: int
-    roster: int
-    newest: RosterStatement | None
+    number: int
+    newest: Statement | None
 
 
 @dataclass(slots=True)
-class Call:
+class Call(Generic[Statement]):
     """The state of the calls to one replica: an answer, or how often and why there was none."""
 
-    answer: Answer | None = None
+    answer: Answer[Statement] | None = None
     failures: int = 0
     problem: str | None = None
     there: bool = False
@@ -79,19 +108,20 @@ Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Caller:
+class Caller(Generic[Statement]):
     """Calls the replicas of `deployment` as its operator."""
 
+    subject: Subject[Statement]
     deployment: Deployment
     operator: Identity
     limits: Limits = field(default_factory=Limits)
 
     def call(
-        self, statements: Sequence[RosterStatement], *, after: int, deadline: float, say: Say
-    ) -> dict[str, Call]:
+        self, statements: Sequence[Statement], *, after: int, deadline: float, say: Say
+    ) -> dict[str, Call[Statement]]:
         """Ask every replica for its front, and give it those of `statements` (ascending) that it lacks.
 
-        `after`: the highest roster number that the caller knows; statements beyond it come back in the answer.
+        `after`: the highest number that the caller knows; statements beyond it come back in the answer.
         Returns, by name, once all have answered; or n-t have and the rest cannot be reached, or not within a
         few seconds more; or none can be reached; or after `deadline` seconds. Blocks; raises nothing for what
         replicas do.
@@ -99,10 +129,10 @@ class Caller:
         return asyncio.run(self._call_all(statements, after, deadline, say))
 
     async def _call_all(
-        self, statements: Sequence[RosterStatement], after: int, deadline: float, say: Say
-    ) -> dict[str, Call]:
+        self, statements: Sequence[Statement], after: int, deadline: float, say: Say
+    ) -> dict[str, Call[Statement]]:
         replicas = self.deployment.replicas
-        calls = {entry.name: Call() for entry in replicas}
+        calls: dict[str, Call[Statement]] = {entry.name: Call() for entry in replicas}
         ends = time.monotonic() + deadline
         tasks = [
             asyncio.create_task(self._keep_calling(entry, calls[entry.name], statements, after))
@@ -133,7 +163,7 @@ class Caller:
         return calls
 
     async def _keep_calling(
-        self, entry: ReplicaEntry, call: Call, statements: Sequence[RosterStatement], after: int
+        self, entry: ReplicaEntry, call: Call[Statement], statements: Sequence[Statement], after: int
     ) -> None:
         while call.answer is None:
             try:
@@ -146,23 +176,24 @@ class Caller:
                 await asyncio.sleep(PAUSE_SECONDS)
 
     async def _converse(
-        self, entry: ReplicaEntry, statements: Sequence[RosterStatement], after: int
-    ) -> Answer:
-        """One call: front and rosters, and whatever statements it lacks. Raises for anything that goes wrong."""
+        self, entry: ReplicaEntry, statements: Sequence[Statement], after: int
+    ) -> Answer[Statement]:
+        """One call: front and statements, and whatever statements it lacks. Raises for anything that goes wrong."""
         limits = self.limits
         connection = await dial(entry.url, limits)
         try:
             async with asyncio.timeout(limits.handshake_s):
                 channel = await initiate(connection, self.operator, entry.key, self.deployment.digest)
-            talk = _Talk(self.deployment, connection, channel)
-            await talk.send(RosterRequest(after=after))
+            number = self.subject.number
+            talk = _Talk(self.subject, self.deployment, connection, channel)
+            await talk.send(self.subject.request(after))
             front = await talk.front(after)
-            lacking = [statement for statement in statements if statement.number > front.roster]
+            lacking = [statement for statement in statements if statement.number > number(front)]
             for statement in lacking:
                 await talk.send(statement)
             if lacking:
                 front = await talk.front(after, lacking[-1].number)
-            return Answer(front.front, front.roster, talk.newest)
+            return Answer(front.front, number(front), talk.newest)
         finally:
             with suppress(OSError, WebSocketException):
                 async with asyncio.timeout(limits.close_s):
@@ -170,62 +201,66 @@ class Caller:
             connection.drop()
 
 
-def _is_over(calls: Mapping[str, Call], needed: int) -> bool:
+def _is_over(calls: Mapping[str, Call[Statement]], needed: int) -> bool:
     answered = _answers(calls)
     if answered == len(calls):
         return True
     return (answered >= needed or answered == 0) and all(call.over for call in calls.values())
 
 
-def _answers(calls: Mapping[str, Call]) -> int:
+def _answers(calls: Mapping[str, Call[Statement]]) -> int:
     return sum(call.answer is not None for call in calls.values())
 
 
-def _waited_for(calls: Mapping[str, Call], left: float) -> str:
+def _waited_for(calls: Mapping[str, Call[Statement]], left: float) -> str:
     missing = [name for name, call in calls.items() if call.answer is None]
     return f"waiting for {', '.join(missing)} to answer ({left:.0f} s left)"
 
 
-class _Talk:
+class _Talk(Generic[Statement]):
     """Messages over one channel. Of what comes, only fronts and the operator's own statements count."""
 
-    def __init__(self, deployment: Deployment, connection: Guarded, channel: Channel) -> None:
+    def __init__(
+        self, subject: Subject[Statement], deployment: Deployment, connection: Guarded, channel: Channel
+    ) -> None:
+        self._subject: Subject[Statement] = subject
         self._deployment = deployment
         self._connection = connection
         self._channel = channel
-        self.newest: RosterStatement | None = None
+        self.newest: Statement | None = None
 
     async def send(self, message: Message) -> None:
         await self._connection.send(self._channel.seal([encode_message(message)]))
 
-    async def front(self, after: int, roster: int = 0) -> Front:
-        """The next FRONT that reports at least `roster`; where it reports more than `after`, with a statement."""
+    async def front(self, after: int, wanted: int = 0) -> Front:
+        """The next FRONT with at least number `wanted`; where it reports more than `after`, with a statement."""
         said: Front | None = None
         try:
             async with asyncio.timeout(ANSWER_SECONDS):
-                while said is None or said.roster < roster or self._lacks(said, after):
+                while said is None or self._subject.number(said) < wanted or self._lacks(said, after):
                     frame = await self._connection.recv(decode=False)
                     for part in self._channel.open(frame):
                         message = decode_message(part)
                         if isinstance(message, Front):
                             said = message
-                        elif isinstance(message, RosterStatement):
+                        elif isinstance(message, self._subject.kind):
                             self._take(message)
         except TimeoutError:
-            if said is None or said.roster < roster:
+            if said is None or self._subject.number(said) < wanted:
+                noun = self._subject.noun
                 raise TimeoutError(
-                    f"it did not take roster {roster} within {ANSWER_SECONDS:g} s" if roster else ""
+                    f"it did not take {noun} {wanted} within {ANSWER_SECONDS:g} s" if wanted else ""
                 ) from None
         return said
 
     def _lacks(self, said: Front, after: int) -> bool:
-        return said.roster > after and (self.newest is None or self.newest.number <= after)
+        return self._subject.number(said) > after and (self.newest is None or self.newest.number <= after)
 
-    def _take(self, statement: RosterStatement) -> None:
+    def _take(self, statement: Statement) -> None:
         deployment = self._deployment
         signed = verify(
             deployment.operator,
-            RosterStatement.KIND,
+            statement.KIND,
             deployment.digest,
             statement.body(),
             statement.signature,

@@ -21,12 +21,10 @@ class Fronts:
     latest: dict[int, Front] = field(default_factory=dict)
 
     def hear(self, replica: int, front: Front) -> None:
-        """Fronts, rosters and statements never fall at an honest replica; an older answer that comes late is ignored."""
+        """Fronts, rosters and statements never fall at an honest replica; an older one that comes late is ignored."""
         known = self.latest.get(replica)
         if known is None or (
-            front.front >= known.front
-            and front.roster >= known.roster
-            and front.statement >= known.statement
+            front.front >= known.front and front.roster >= known.roster and front.statement >= known.statement
         ):
             self.latest[replica] = front
 

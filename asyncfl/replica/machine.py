@@ -254,7 +254,15 @@ class Replica:
         context.now = now
         context.inclusion.update(now)
         context.retry_fetches()
-        for part in (self.rosters, self.exclusions, self.uploads, self.opening, self.items, self.gossip, self.coordination):
+        for part in (
+            self.rosters,
+            self.exclusions,
+            self.uploads,
+            self.opening,
+            self.items,
+            self.gossip,
+            self.coordination,
+        ):
             part.tick()
         context.docket.tick()
         self.locks.progress()

@@ -61,7 +61,7 @@ class Models:
         self.book = RecordBook(context.ledger)
         self.records: OrderedDict[bytes, ModelRecord] = OrderedDict()
         self.latest: ModelRecord | None = None
-        """The certified version with most entries, under the exclusion in force if there is one, whose model is here."""
+        """The certified version with most entries whose model is here; one under the exclusion in force if there is."""
         self.pinned: ModelRecord | None = None
         self._votes: dict[int, OrderedDict[bytes, ModelVote]] = {}
         """The last votes of each replica, by version: a liar's many can displace its own alone."""

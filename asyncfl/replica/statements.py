@@ -1,4 +1,4 @@
-"""The operator's numbered statements at one replica: taken from whoever brings them, on disk first, shown to whoever asks.
+"""The operator's numbered statements at one replica: taken from anybody, on disk first, shown to whoever asks.
 
 Every replica asks the others for what it lacks, so that a statement that reached one honest replica reaches all.
 """

@@ -59,6 +59,15 @@ def _obeyed_by_no_terminal(text: str) -> str:
     )
 
 
+def confirm(why: str) -> None:
+    """Ask before the operator signs. Raises `ConfigurationError` where nobody can be asked, and ends on a no."""
+    if not (sys.stdin.isatty() and messages.is_terminal):
+        raise ConfigurationError(f"nobody can be asked here, and {why}: add --yes")
+    if not typer.confirm("sign it, and send it to the replicas?", err=True):
+        messages.print("nothing was changed")
+        raise typer.Exit(int(ExitCode.FAILED))
+
+
 def write_json(value: Any, target: Path) -> None:
     """Write `value` as JSON to a file, whole or not at all; `-` is standard output. Raises `StorageError`."""
     text = json.dumps(value, indent=2) + "\n"

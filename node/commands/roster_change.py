@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,8 @@ from rich.markup import escape
 
 from asyncfl.errors import ConfigurationError, DeadlineExceeded
 from asyncfl.identity import Identity
-from node.commands.common import ExitCode, messages, output, write_json
+from asyncfl.messages import RosterStatement
+from node.commands.common import ExitCode, confirm, messages, output, write_json
 from node.commands.roster_page import announce, show_next, show_replicas, waiting
 from node.deployment_files import DEPLOYMENT_FILE, DeploymentDirectory
 from node.enrolment import (
@@ -25,7 +25,7 @@ from node.enrolment import (
     operator_at_work,
     statements,
 )
-from node.operator_calls import Call, Caller
+from node.operator_calls import ROSTERS, Call, Caller
 
 FARTHEST: Final = 10_000
 """Epochs beyond the first possible one that a roster may start: a slip of the pen could never be undone."""
@@ -54,7 +54,7 @@ def change_rosters(root: Path, plan: Callable[[DeploymentDirectory], Change], wi
         if not wishes.json:
             announce(files.deployment, change, epoch, front, calls)
         if not wishes.yes:
-            _confirm()
+            confirm("a signed roster is not taken back")
             # Training went on while somebody read this.
             calls = _call(files, operator, wishes)
             announced, (epoch, _) = epoch, _choose_epoch(files, calls, wishes)
@@ -78,15 +78,15 @@ def resend(root: Path, wishes: Wishes) -> None:
         _send(files, operator, Change(members=files.deployment.members), wishes, runs=True)
 
 
-def _runs(call: Call) -> bool:
+def _runs(call: Call[RosterStatement]) -> bool:
     return call.answer is not None or call.there
 
 
-def _call(files: DeploymentDirectory, operator: Identity, wishes: Wishes) -> dict[str, Call]:
+def _call(files: DeploymentDirectory, operator: Identity, wishes: Wishes) -> dict[str, Call[RosterStatement]]:
     deployment = files.deployment
     newest = deployment.all_rosters[-1].number
     with waiting(shown=not wishes.json) as say:
-        calls = Caller(deployment, operator).call(
+        calls = Caller(ROSTERS, deployment, operator).call(
             statements(deployment), after=newest, deadline=wishes.wait, say=say
         )
     for name, call in calls.items():
@@ -100,7 +100,7 @@ def _call(files: DeploymentDirectory, operator: Identity, wishes: Wishes) -> dic
 
 
 def _choose_epoch(
-    files: DeploymentDirectory, calls: Mapping[str, Call], wishes: Wishes
+    files: DeploymentDirectory, calls: Mapping[str, Call[RosterStatement]], wishes: Wishes
 ) -> tuple[int, int | None]:
     """The start epoch, and the front that it was chosen from. Raises where neither is known."""
     deployment = files.deployment
@@ -147,14 +147,6 @@ def _checked(epoch: int, least: int, beyond: str) -> int:
     return epoch
 
 
-def _confirm() -> None:
-    if not (sys.stdin.isatty() and messages.is_terminal):
-        raise ConfigurationError("nobody can be asked here, and a signed roster is not taken back: add --yes")
-    if not typer.confirm("sign it, and send it to the replicas?", err=True):
-        messages.print("nothing was changed")
-        raise typer.Exit(int(ExitCode.FAILED))
-
-
 def _send(
     files: DeploymentDirectory, operator: Identity, change: Change, wishes: Wishes, *, runs: bool
 ) -> None:
@@ -173,7 +165,7 @@ def _send(
     have = [
         name
         for name, call in calls.items()
-        if call.answer is not None and call.answer.roster >= roster.number
+        if call.answer is not None and call.answer.number >= roster.number
     ]
     needed = deployment.parameters.quorum
     fronts = [call.answer.front for call in calls.values() if call.answer is not None]
@@ -198,7 +190,7 @@ def _send(
     if wishes.json:
         write_json(facts, Path("-"))
     else:
-        show_replicas(calls, have, roster.number)
+        show_replicas(calls, have, f"roster {roster.number}")
         if not runs:
             output.print(
                 "no replica can be reached, so nothing was sent: they take the roster from "

@@ -11,17 +11,22 @@ from rich.markup import escape
 from rich.table import Table
 
 from asyncfl.deployment import Deployment
+from asyncfl.messages import RosterStatement
 from node.commands.common import messages, output
 from node.deployment_files import DEPLOYMENT_FILE, DeploymentDirectory
 from node.enrolment import Change
-from node.operator_calls import Call, Say
+from node.operator_calls import Call, Say, Statement
 
 PATIENT_SECONDS: Final = 1.0
 """Where there is no terminal, a wait that is over sooner is not worth a line."""
 
 
 def announce(
-    deployment: Deployment, change: Change, epoch: int, front: int | None, calls: Mapping[str, Call]
+    deployment: Deployment,
+    change: Change,
+    epoch: int,
+    front: int | None,
+    calls: Mapping[str, Call[RosterStatement]],
 ) -> None:
     """What is about to be signed, and what its epoch comes from."""
     output.print(
@@ -47,8 +52,8 @@ def announce(
     output.print(f"  [dim]{escape(how)}; window {deployment.parameters.window}[/]", soft_wrap=True)
 
 
-def show_replicas(calls: Mapping[str, Call], have: list[str], number: int) -> None:
-    """Who has the roster, and why the others have not."""
+def show_replicas(calls: Mapping[str, Call[Statement]], have: list[str], what: str) -> None:
+    """Who has the statement (`roster 3`), and why the others have not."""
     if not calls:
         return
     table = Table.grid(padding=(0, 2))
@@ -56,7 +61,7 @@ def show_replicas(calls: Mapping[str, Call], have: list[str], number: int) -> No
     table.add_column(overflow="fold")
     for name, call in calls.items():
         if name in have:
-            table.add_row(f"  {name}", f"[green]has roster {number}[/]")
+            table.add_row(f"  {name}", f"[green]has {what}[/]")
         else:
             told = call.problem or "it does not say so"
             table.add_row(f"  {name}", f"[yellow]has not: {escape(told)}[/]")

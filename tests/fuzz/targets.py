@@ -25,10 +25,12 @@ from asyncfl.errors import (
 )
 from asyncfl.evidence.kinds import EVIDENCE_TYPES, BadManifest, decode_evidence, encode_evidence
 from asyncfl.evidence.verify import verify
+from asyncfl.exclusions import Exclusions
 from asyncfl.identity import Identity
 from asyncfl.messages import (
     CHUNK_BYTES,
     Chunk,
+    ExclusionStatement,
     Manifest,
     Missing,
     Pull,
@@ -120,6 +122,16 @@ def run_rosters(data: bytes) -> None:
         raise InvalidItem("no statement")
     signature = made.operator.sign("roster", made.federation.digest, message.body())
     Rosters(made.federation).add(message.model_copy(update={"signature": signature}))
+
+
+def run_exclusions(data: bytes) -> None:
+    """The same of what is taken out of the model."""
+    made = samples()
+    message = decode_message(data)
+    if not isinstance(message, ExclusionStatement):
+        raise InvalidItem("no statement")
+    signature = made.operator.sign("exclusion", made.federation.digest, message.body())
+    Exclusions(made.federation).add(message.model_copy(update={"signature": signature}))
 
 
 def run_evidence(data: bytes) -> None:
@@ -372,7 +384,8 @@ TARGETS: Final = {
     for target in (
         Target("message", run_message, lambda: list(frames()), (MalformedMessage,), "msgpack"),
         Target("row", run_row, seed_rows, (StorageError, MalformedMessage), "msgpack", slack=4 * MIB),
-        Target("roster", run_rosters, lambda: list(frames()[-8:]), _ITEMS, "msgpack"),
+        Target("roster", run_rosters, lambda: list(frames()[-10:]), _ITEMS, "msgpack"),
+        Target("exclusion", run_exclusions, lambda: list(frames()[-2:]), _ITEMS, "msgpack"),
         Target("evidence", run_evidence, seed_evidence, (InvalidEvidence, MalformedMessage), "msgpack", slack=4 * MIB),
         Target("upload", run_upload, seed_uploads, _ITEMS, "msgpack", slack=4 * MIB),
         Target("opening", run_opening, seed_answers, (OpeningError, *_ITEMS), "msgpack", slack=4 * MIB),

@@ -100,7 +100,12 @@ class Bench:
         statement: int = 0,
     ) -> None:
         message = Front(
-            front=epoch, patience=patience, roster=0, finished=finished, statement=statement, signature=bytes(64)
+            front=epoch,
+            patience=patience,
+            roster=0,
+            finished=finished,
+            statement=statement,
+            signature=bytes(64),
         )
         signer = (replica + 1) % self.federation.parameters.replicas if forged else replica
         signature = self.sign(signer, Front.KIND, message.body())

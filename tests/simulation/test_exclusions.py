@@ -74,7 +74,11 @@ class Incident:
                 clean.add(item)
         blobs = self.network.nodes[self.simulation.replica_key(replica.context.index)].blobs
         job = FoldJob(
-            self.simulation.federation, self.simulation.initial, clean.head, self.simulation.clients, FoldCache()
+            self.simulation.federation,
+            self.simulation.initial,
+            clean.head,
+            self.simulation.clients,
+            FoldCache(),
         )
         return job.run(blobs).model
 
@@ -136,7 +140,9 @@ def test_two_statements_with_one_number_end_in_the_same_model_everywhere() -> No
     smaller = min(both, key=ExclusionStatement.body)
     for replica in incident.simulation.running_replicas():
         assert replica.context.exclusions.held == [smaller]
-    told = [replica for replica in incident.simulation.running_replicas() if replica.context.exclusions.doubles]
+    told = [
+        replica for replica in incident.simulation.running_replicas() if replica.context.exclusions.doubles
+    ]
     assert told, "nobody knows that the operator signed two"
 
 
