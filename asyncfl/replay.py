@@ -28,12 +28,12 @@ def find_best_model(
 
     None where noise hides every accuracy, or nothing was measured.
     """
-    last = deque(replay(ledger.head, federation, blobs), maxlen=1)
+    last = deque(replay(ledger.counted_head, federation, blobs), maxlen=1)
     best = find_best(last[0][1].statistics, width) if last else None
     if best is None:
         return None
     state, epoch = FoldState.start(federation), 0
-    for number, (reached, after) in enumerate(replay(ledger.head, federation, blobs)):
+    for number, (reached, after) in enumerate(replay(ledger.counted_head, federation, blobs)):
         if number == best.rows:
             break
         state, epoch = after, reached

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from asyncfl.effects import Table
 from asyncfl.errors import StorageError
+from asyncfl.exclusions import Exclusions
 from asyncfl.ledger import Ledger
 from asyncfl.replica.items import ItemRecord
 from node.deployment_files import DeploymentDirectory
@@ -37,11 +38,15 @@ class StoredSums:
 
 
 def read_ledger(files: DeploymentDirectory, name: str) -> Ledger:
-    """The entries that replica `name` has on this machine. Raises `StorageError`."""
+    """The entries that replica `name` has on this machine, and what of them counts. Raises `StorageError`."""
     deployment = files.deployment
     path: Path = files.state(name) / "state.sqlite"
-    rows = read_table(path, deployment.digest + deployment.replica(name).key, Table.ITEMS)
+    owner = deployment.digest + deployment.replica(name).key
+    exclusions = Exclusions(deployment.federation())
+    exclusions.load(read_table(path, owner, Table.EXCLUSIONS))
+    rows = read_table(path, owner, Table.ITEMS)
     ledger = Ledger(deployment.digest)
+    ledger.exclude(exclusions.in_force)
     for value in rows.values():
         ledger.add(ItemRecord.decode(value).item)
     return ledger

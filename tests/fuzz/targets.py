@@ -384,8 +384,8 @@ TARGETS: Final = {
     for target in (
         Target("message", run_message, lambda: list(frames()), (MalformedMessage,), "msgpack"),
         Target("row", run_row, seed_rows, (StorageError, MalformedMessage), "msgpack", slack=4 * MIB),
-        Target("roster", run_rosters, lambda: list(frames()[-10:]), _ITEMS, "msgpack"),
-        Target("exclusion", run_exclusions, lambda: list(frames()[-2:]), _ITEMS, "msgpack"),
+        Target("roster", run_rosters, lambda: list(frames()[-13:]), _ITEMS, "msgpack"),
+        Target("exclusion", run_exclusions, lambda: list(frames()[-5:]), _ITEMS, "msgpack"),
         Target("evidence", run_evidence, seed_evidence, (InvalidEvidence, MalformedMessage), "msgpack", slack=4 * MIB),
         Target("upload", run_upload, seed_uploads, _ITEMS, "msgpack", slack=4 * MIB),
         Target("opening", run_opening, seed_answers, (OpeningError, *_ITEMS), "msgpack", slack=4 * MIB),
