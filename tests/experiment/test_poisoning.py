@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,8 @@ import torch
 from typer.testing import CliRunner
 
 from asyncfl.errors import ConfigurationError, StorageError
+from asyncfl.messages import Settings
+from asyncfl.model import Layout
 from asyncfl.poisoning import make_attack
 from asyncfl.rules import Trust
 from node.cli import app
@@ -23,7 +25,9 @@ from node.experiment.poisoning.course import Course, run_cell
 from node.experiment.poisoning.defence import Defence, Holdout, Learning, make_defence
 from node.experiment.poisoning.grouping import draw_groups, expected_bad, probability_clean
 from node.experiment.poisoning.summary import drops, estimate, lines
-from node.experiment.poisoning.world import Everybody, World
+from node.experiment.poisoning.training import CohortTrainer
+from node.experiment.poisoning.world import ConvNet, Everybody, Perceptron, World
+from node.training.supervised import SupervisedTask
 
 FILES = sorted((Path(__file__).parents[2] / "experiments" / "poisoning").glob("*.toml"))
 NOWHERE = Path("nowhere")
@@ -88,6 +92,7 @@ def test_the_included_files_are_valid_and_compare_seven_rules_over_three_seeds(
         ('attacks = ["flip"]', "no attack on learning is called 'flip'"),
         ("groups = [9]", "a group of 9 needs as many clients, and there are 8"),
         ("malicious = [0.5]", "less than 0.5"),
+        ("training = { learning_rate = 0.1, batch_size = 16 }", "training needs local_steps"),
         ("epoch = 3", "unknown key; did you mean 'epochs'"),
     ],
 )
@@ -98,6 +103,14 @@ def test_a_file_that_cannot_be_run_is_refused_with_the_reason(line: str, message
         text = TEXT.replace("name =", f"{line}\nname =")
     with pytest.raises(ConfigurationError, match=message):
         parse_poisoning(text, source="x.toml")
+
+
+def test_without_attackers_there_is_one_attack_and_no_cell_twice() -> None:
+    found = small(attacks=["sign-flip", "mimic"], malicious=[0.0, 0.25], rules=["mean"], groups=[1]).cells()
+    assert [(each.attack, each.malicious) for each in found] == [
+        ("none", 0.0), ("sign-flip", 0.25), ("mimic", 0.25),
+    ]  # fmt: skip
+    assert run_cell(small(), found[0], NOWHERE, "cpu")["bad_groups"] == 0
 
 
 def test_groups_hold_everybody_once_and_are_drawn_anew_each_epoch() -> None:
@@ -352,3 +365,54 @@ def test_archives_are_sampled_shrunk_and_split(tmp_path: Path) -> None:
 def test_every_defence_is_one() -> None:
     for rule in ("mean", "krum", "fltrust", "fedaot"):
         assert isinstance(make_defence(rule, None), Defence)
+
+
+def test_clients_trained_side_by_side_have_the_updates_that_each_has_alone() -> None:
+    draw = torch.Generator().manual_seed(0)
+    images = [torch.randint(0, 255, (30 + n, 8, 8), generator=draw).to(torch.uint8) for n in range(3)]
+    examples = [(each, torch.randint(0, 10, (len(each),), generator=draw)) for each in images]
+    settings = Settings(learning_rate=0.1, local_steps=4, batch_size=16)
+    for build, convolves in ((lambda: Perceptron(64, 10), False), (lambda: ConvNet(1, 10), True)):
+        module = build()
+        layout = Layout.of_module(module)
+        model = layout.flatten(module.state_dict())
+        found = [
+            CohortTrainer(build, layout, b"s", torch.device("cpu"), convolves=each)
+            for each in (convolves, not convolves)
+        ]
+        turns, together = (each.train(model, examples, [5, 0, 7], settings, 1) for each in found)
+        assert torch.allclose(turns, together, atol=1e-5)
+        alone = found[0].train(model, examples[1:2], [0], settings, 1)
+        assert torch.allclose(alone[0], together[1], atol=1e-5)
+        assert float(together.norm(dim=1).min()) > 0.01
+
+
+def test_a_client_trains_as_the_product_does_where_batches_divide_its_examples() -> None:
+    """One pass over all examples in one batch, where order does not matter, is one gradient step."""
+    draw = torch.Generator().manual_seed(0)
+    inputs = torch.randint(0, 255, (32, 8, 8), generator=draw).to(torch.uint8)
+    labels = torch.randint(0, 10, (32,), generator=draw)
+    module = Perceptron(64, 10)
+    layout = Layout.of_module(module)
+    model = layout.flatten(module.state_dict())
+    settings = Settings(learning_rate=0.1, local_steps=3, batch_size=32)
+    trainer = CohortTrainer(lambda: Perceptron(64, 10), layout, b"s", torch.device("cpu"), convolves=False)
+    update = trainer.train(model, [(inputs, labels)], [0], settings, 1)[0]
+    task = SupervisedTask(lambda: module, Fixed(inputs, labels))
+    task.train(module, 0, settings, 1)
+    assert torch.allclose(layout.flatten(module.state_dict()) - model, update, atol=1e-6)
+
+
+class Fixed:
+    """One client's examples."""
+
+    def __init__(self, inputs: torch.Tensor, labels: torch.Tensor) -> None:
+        self.own = inputs, labels
+
+    def client(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.own
+
+    def test(self) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.own
+
+    def prepare(self, clients: Collection[int]) -> None: ...

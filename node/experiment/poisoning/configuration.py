@@ -17,6 +17,8 @@ from node.experiment.configuration import Numbers, Partition, Positive, read_tab
 
 WITH_OPTIONS: Final = ("bucketing", "nearest_neighbor_mixing")
 """Pre-aggregators: rules only with another one behind them."""
+NOBODY: Final = "none"
+"""The attack of cells without attackers."""
 Fraction = Annotated[float, Field(ge=0, lt=0.5)]
 Share = Annotated[float, Field(gt=0, le=1)]
 
@@ -111,16 +113,18 @@ class Poisoning(_Section):
             raise ValueError(
                 f"there is no client {max(self.partition.clients)}: they are 0 to {self.clients - 1}"
             )
+        training = self.training
+        if not training.local_steps or training.proximal or training.seconds or training.most_steps:
+            raise ValueError("training needs local_steps, and takes neither proximal nor a budget here")
         return self
 
     def cells(self) -> list[Cell]:
-        """Seed by seed, so that an interrupted experiment has whole comparisons."""
-        attacks = [*self.attacks, *self.unseen]
+        """Seed by seed, so that an interrupted experiment has whole comparisons; without attackers under no attack."""
+        every = [*self.attacks, *self.unseen]
         return [
             Cell(attack=attack, malicious=malicious, group=group, rule=rule, seed=seed)
-            for seed, malicious, attack, group, rule in product(
-                self.seeds, self.malicious, attacks, self.groups, self.rules
-            )
+            for seed, malicious in product(self.seeds, self.malicious)
+            for attack, group, rule in product(every if malicious else [NOBODY], self.groups, self.rules)
         ]
 
     def settings(self) -> dict[str, Any]:

@@ -7,6 +7,7 @@ updates are cut to the clip, malicious ones are not, and opened means are cut to
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 
 from asyncfl.digest import digest
-from asyncfl.model import flat_from_bytes, model_bytes
+from asyncfl.model import flat_from_bytes
 from asyncfl.poisoning import Attack, Sight, make_attack
 from asyncfl.rules import Trust
 from asyncfl.rules.clipping import clip_factors
@@ -23,7 +24,8 @@ from node.experiment.poisoning.configuration import Cell, Poisoning
 from node.experiment.poisoning.defence import Defence, Holdout, Learning, make_defence
 from node.experiment.poisoning.grouping import draw_groups, expected_bad, probability_clean
 from node.experiment.poisoning.judge import Judge, Look
-from node.experiment.poisoning.world import Everybody, World
+from node.experiment.poisoning.training import CohortTrainer
+from node.experiment.poisoning.world import Everybody, Labelled, World
 from node.training.supervised import SupervisedTask
 from node.training.workbench import Workbench
 
@@ -55,12 +57,18 @@ class Course:
         )
         self._bad = set(self.world.malicious)
         self._carried: dict[Attack, Tensor | None] = {}
-        self._benches: dict[Attack | None, Workbench] = {}
-        bench = self._bench(None)
-        self.layout = bench.layout
-        self.device = str(bench.device)
-        self.model = flat_from_bytes(bench.initial, self.layout.dimension)
-        self.judge = Judge(self.world.build(), self.layout, bench.device)
+        self._examples: dict[Attack | None, list[Labelled]] = {}
+        start = Workbench(
+            SupervisedTask(self.world.build, Everybody(self.world)), seed=cell.seed, device=self.device
+        )
+        self.layout = start.layout
+        self.device = str(start.device)
+        self.model = flat_from_bytes(start.initial, self.layout.dimension)
+        self.judge = Judge(self.world.build(), self.layout, start.device)
+        convolves = self.experiment.data.model == "conv"
+        self._trainer = CohortTrainer(
+            self.world.build, self.layout, self._seed, start.device, convolves=convolves
+        )
 
     @property
     def byzantine(self) -> int:
@@ -90,7 +98,7 @@ class Course:
     def _updates(self, epoch: int, attack: Attack | None) -> Tensor:
         """What every client sends, [clients, d]."""
         clients, attackers = len(self.world.parts), self.world.malicious
-        updates = torch.stack([self._train(client, epoch, attack) for client in range(clients)])
+        updates = self._train(range(clients), epoch, attack)
         honest = [client for client in range(clients) if client not in self._bad]
         updates[honest] = self._cut(updates[honest])
         if attack is None or not attackers:
@@ -99,24 +107,22 @@ class Course:
         if self.experiment.knowledge == "colluders":
             seen = own
             if attack.poisons and attack.observes:
-                untouched = range(clients, clients + len(attackers))
-                seen = torch.stack([self._train(number, epoch, None) for number in untouched])
+                seen = self._train(range(clients, clients + len(attackers)), epoch, None)
         numbers, carried = tuple(range(len(attackers))), self._carried.get(attack)
         forged = attack.forge(Sight(own, seen, numbers, clients, self._seed, epoch, carried))
         self._carried[attack] = forged.carried
         updates[list(attackers)] = forged.updates
         return updates
 
-    def _train(self, number: int, epoch: int, attack: Attack | None) -> Tensor:
-        """The update [d] of client `number`; those beyond the clients are `Everybody`'s."""
+    def _train(self, numbers: Sequence[int], epoch: int, attack: Attack | None) -> Tensor:
+        """The updates [n, d] of clients `numbers`; those beyond the clients are `Everybody`'s."""
+        if attack not in self._examples:
+            examples = Everybody(self.world).under(attack, self._seed)
+            total = len(self.world.parts) + len(self.world.malicious) + 1
+            self._examples[attack] = [examples.client(number) for number in range(total)]
+        chosen = [self._examples[attack][number] for number in numbers]
         settings = self.experiment.training.settings_at(epoch)
-        return self._bench(attack).train(model_bytes(self.model), settings, number, epoch).update.cpu()
-
-    def _bench(self, attack: Attack | None) -> Workbench:
-        if attack not in self._benches:
-            task = SupervisedTask(self.world.build, Everybody(self.world).under(attack, self._seed))
-            self._benches[attack] = Workbench(task, seed=self.cell.seed, device=self.device)
-        return self._benches[attack]
+        return self._trainer.train(self.model, chosen, numbers, settings, epoch)
 
     def _cut(self, updates: Tensor) -> Tensor:
         clip = self.experiment.clip
@@ -128,7 +134,7 @@ class Course:
     def _holdout(self, epoch: int) -> Holdout:
         number = len(self.world.parts) + len(self.world.malicious)
         return Holdout(
-            lambda: self._train(number, epoch, None),
+            lambda: self._train([number], epoch, None)[0],
             lambda aggregate: self.judge.gradient(self.model + aggregate.cpu(), self.world.holdout),
         )
 

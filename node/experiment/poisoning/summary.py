@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from math import sqrt
 from typing import Any
 
+from node.experiment.poisoning.configuration import NOBODY
+
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
@@ -59,6 +61,8 @@ def drops(result: dict[str, Any]) -> dict[tuple[str, int], Estimate]:
     unseen = set(experiment.get("unseen", ()))
     found: dict[tuple[str, int], dict[int, tuple[list[float], list[float]]]] = {}
     for cell in result["cells"]:
+        if cell["attack"] == NOBODY:
+            continue
         seeds = found.setdefault((cell["rule"], cell["group"]), {})
         seeds.setdefault(cell["seed"], ([], []))[cell["attack"] in unseen].append(cell["accuracy"])
     estimates = {}
