@@ -22,6 +22,7 @@ from asyncfl.group_rules import GroupRule, make_group_rule
 from asyncfl.ledger import Link
 from asyncfl.masking import decode_sum
 from asyncfl.optimisers import FRACTION, LIMIT, advance, start_moments
+from asyncfl.reputation import Reputation
 from asyncfl.rows import (
     EXPECTED_ROWS,
     RowSum,
@@ -32,7 +33,7 @@ from asyncfl.rows import (
     sum_row,
 )
 from asyncfl.statistics import RowStatistics
-from asyncfl.windows import Inputs, Judgement, Read, combine, find_window, read_inputs
+from asyncfl.windows import Inputs, Judgement, Read, find_window, judge, read_inputs, remember
 
 CACHED_STATES = 12
 OTHERS_STATES = 4
@@ -92,12 +93,16 @@ class FoldState:
     """Of all rows so far, where metrics are on."""
     judgement: Judgement | None = None
     """What the rule saw at the last row; None with the mean, which sees no group."""
+    reputation: Reputation[bytes] | None = None
+    """What all rows so far say of clients, by key, where the deployment keeps it."""
 
     @classmethod
     def start(cls, federation: Federation) -> FoldState:
         """Before the first row."""
         first, second = start_moments(federation.parameters, federation.weights)
-        return cls(torch.zeros(federation.dimension, dtype=torch.int64), first, second)
+        reputation = Reputation[bytes]() if federation.parameters.reputation else None
+        total = torch.zeros(federation.dimension, dtype=torch.int64)
+        return cls(total, first, second, reputation=reputation)
 
     def after(self, contribution: Tensor, federation: Federation) -> FoldState:
         """The state one row later. Buffers move by the mean alone: momentum would overshoot a variance."""
@@ -142,8 +147,8 @@ class Folder:
         self.federation = federation
         self.roster_size = roster_size
         self.read = read
-        mean = federation.parameters.rule == "mean"
-        self._rule = None if mean else make_group_rule(federation.parameters)
+        parameters = federation.parameters
+        self._rule = make_group_rule(parameters) if parameters.judges_groups else None
         self._inputs: dict[bytes, Inputs] = {}
 
     def after(self, state: FoldState, link: Link) -> FoldState:
@@ -166,12 +171,17 @@ class Folder:
         if window is None:
             moved, judgement = replace(state, rows=state.rows + 1), Judgement()
         else:
-            result = combine(window, [self._inputs[each.chain].means for each in links], rule)
+            means = torch.cat([self._inputs[each.chain].means for each in links])
+            result, judgement = judge(window, means, rule, state.reputation)
             divisor = compute_divisor(row, expected, state.masses, federation)
             presence = compute_presence(row, divisor, federation)
             moved = state.after(scale_result(result, presence, federation), federation)
-            judgement = Judgement(len(links), window.groups, rule.byzantine(window.groups))
-        return replace(_with_row(moved, row, link.epoch, federation), judgement=judgement)
+        known = state.reputation
+        return replace(
+            _with_row(moved, row, link.epoch, federation),
+            judgement=judgement,
+            reputation=None if known is None else remember(known, link, judgement),
+        )
 
 
 class FoldCache:
@@ -208,6 +218,7 @@ class Folded:
     model: bytes
     size: int
     statistics: tuple[RowStatistics, ...]
+    reputation: Reputation[bytes] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,7 +238,7 @@ class FoldJob:
         state = self.state(blobs)
         data = apply_total(self.initial, state.total)
         blobs.write(data)
-        return Folded(content_digest(data), len(data), state.statistics)
+        return Folded(content_digest(data), len(data), state.statistics, state.reputation)
 
     def model(self, blobs: Blobs) -> bytes:
         """Canonical bytes of the model."""

@@ -45,7 +45,7 @@ WEIGHT_SHARE: Final = 8
 METRICS_SHARE: Final = 4
 """The accuracy on a client's own test data travels as two coordinates that share the bound L / 4: with privacy on
 their noise is that of everything else, so that a smaller share would drown them."""
-LATER: Final = {"rule_options": {}, "bad_groups": 0.0, "bad_clients": 0.0}
+LATER: Final = {"rule_options": {}, "bad_groups": 0.0, "bad_clients": 0.0, "reputation": False}
 """Parameters that came later, and what they were before: a deployment that leaves them so keeps its digest."""
 NEED_A_REFERENCE: Final = ("fltrust", "fedaot")
 """Rules of asyncfl.rules that need data which replicas do not have."""
@@ -140,6 +140,8 @@ class Parameters(BaseModel):
     """Share of the groups that the rule has to stand."""
     bad_clients: float = Field(default=0.0, ge=0, lt=1)
     """Share of malicious clients that `bad_groups` was computed for; the check at load uses it."""
+    reputation: bool = False
+    """Groups count by what their members' earlier groups were like (`asyncfl.reputation`)."""
     allow_minority_groups: bool = False
     allow_small_private_groups: bool = False
     allow_single_clients: bool = False
@@ -230,6 +232,11 @@ class Parameters(BaseModel):
                 f"leaves an integer scale of {self.scale}: the sum does not fit the modulus {self.modulus}"
             )
         return self
+
+    @property
+    def judges_groups(self) -> bool:
+        """Whether rows are made by a rule that looks at groups one by one, rather than by their sum."""
+        return self.rule != "mean" or self.reputation
 
     def digested(self) -> tuple[tuple[str, Any], ...]:
         """What of these stands in a deployment's digest: plain values by name, sorted."""

@@ -9,7 +9,7 @@ to it. A row without a window (the first ones, or where too few coordinators ope
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import islice
 from typing import Final
@@ -23,6 +23,7 @@ from asyncfl.group_rules import GroupRule
 from asyncfl.ledger import Link
 from asyncfl.masking import decode_sum
 from asyncfl.parameters import MAX_REPLICAS
+from asyncfl.reputation import Reputation, score_groups, shrink_suspects
 from asyncfl.rows import GroupSum, RowSum, add_groups, clip_group, compute_group_mean
 
 WINDOW_ROWS: Final = MAX_REPLICAS
@@ -89,12 +90,36 @@ class Judgement:
     rows: int = 0
     groups: int = 0
     byzantine: int = 0
+    scores: tuple[float, ...] = ()
+    """The suspicion score of each group of the row itself, in its order; none without reputation."""
+    weights: tuple[float, ...] = ()
+    """What these groups counted, by the rows before."""
 
 
-def combine(window: Window, means: Sequence[Tensor], rule: GroupRule) -> Tensor:
-    """The rule's result, float64 [dimension] in units of the clip, over `means` of the window's rows.
+def combine(window: Window, means: Tensor, rule: GroupRule) -> Tensor:
+    """The rule's result, float64 [dimension] in units of the clip, over `means` [groups, dimension] of the window.
 
     Means are finite and bounded, and a window has inputs enough: no rule can refuse them.
     """
-    inputs = means[0] if len(means) == 1 else torch.cat(tuple(means))
-    return rule.drawn_with(window.seed).combine(inputs, rule.byzantine(window.groups))
+    return rule.drawn_with(window.seed).combine(means, rule.byzantine(window.groups))
+
+
+def judge(
+    window: Window, means: Tensor, rule: GroupRule, reputation: Reputation[bytes] | None
+) -> tuple[Tensor, Judgement]:
+    """The rule's result, and what it saw. `reputation` is that of the rows before; None: all groups count alike."""
+    byzantine = rule.byzantine(window.groups)
+    if reputation is None:
+        return combine(window, means, rule), Judgement(len(window.links), window.groups, byzantine)
+    items = [item for link in window.links for item in link.items]
+    scores = score_groups(means, [len(item.members) for item in items])
+    weights = tuple(reputation.group_weight(member.client for member in item.members) for item in items)
+    result = combine(window, shrink_suspects(means, weights), rule)
+    own = slice(len(items) - len(window.links[-1].items), None)
+    return result, Judgement(len(window.links), window.groups, byzantine, scores[own], weights[own])
+
+
+def remember(reputation: Reputation[bytes], link: Link, judgement: Judgement) -> Reputation[bytes]:
+    """The reputation after the row of `link` as well; a row without a window says nothing of anybody."""
+    members = [[member.client for member in item.members] for item in link.items]
+    return reputation.after(zip(members, judgement.scores, strict=False))

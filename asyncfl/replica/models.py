@@ -19,6 +19,7 @@ from asyncfl.messages import Certificate, ModelVote, Vote, model_body
 from asyncfl.record import RecordBook
 from asyncfl.replica.context import RESEND_SECONDS, Context
 from asyncfl.replica.gossip import Gossip, PeerRows
+from asyncfl.reputation import Reputation
 from asyncfl.statistics import RowStatistics, explain_finish
 
 FOLD = "fold"
@@ -37,6 +38,8 @@ class ModelRecord:
     model: bytes = b""
     size: int = 0
     statistics: tuple[RowStatistics, ...] = ()
+    reputation: Reputation[bytes] | None = None
+    """What this version's rows say of clients, where the deployment keeps it."""
     finished: str | None = None
     """Why training is over with this version's rows; None while it is not."""
     certificate: Certificate | None = None
@@ -77,6 +80,11 @@ class Models:
         """Why training is over by the newest certified version; None while it is not."""
         return self.latest.finished if self.latest is not None else None
 
+    def weight(self, client: bytes) -> float:
+        """What a client counts by the newest certified version, above 0 to 1."""
+        known = self.latest.reputation if self.latest is not None else None
+        return 1.0 if known is None else known.weight(client)
+
     def load(self, signed: dict[bytes, bytes], certified: dict[bytes, bytes]) -> None:
         """After the ledger."""
         self._signed.update(signed)
@@ -114,6 +122,7 @@ class Models:
             del self.records[version]
             return
         record.model, record.size, record.statistics = model, folded.size, folded.statistics
+        record.reputation = folded.reputation
         if context.federation.stop is not None:
             record.finished = explain_finish(record.statistics, context.federation.stop)
         if signed is None:

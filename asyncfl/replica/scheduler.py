@@ -1,8 +1,8 @@
 """Who gets the next TASK when a coordinator may not have one with everybody at once.
 
 Weighted sampling without replacement among the clients that wait, by the keys of Efraimidis and Spirakis (2006):
-the largest `u^(1/w)` first, `w = exp(beta * deficit)`. `u` is a keyed digest of client, epoch and draw: neither
-clients nor other replicas can foresee or choose the order, and a simulation repeats itself.
+the largest `u^(1/w)` first, `w = weight * exp(beta * deficit)`. `u` is a keyed digest of client, epoch and draw:
+neither clients nor other replicas can foresee or choose the order, and a simulation repeats itself.
 
 All of it is local judgement of an honest coordinator; no safety rests on it (protocol section 5).
 """
@@ -29,13 +29,19 @@ def compute_uniform(secret: bytes, client: bytes, epoch: int, draw: int) -> floa
 
 
 def compute_order(
-    deficits: Mapping[bytes, float], uniforms: Mapping[bytes, float], beta: float
+    deficits: Mapping[bytes, float],
+    uniforms: Mapping[bytes, float],
+    beta: float,
+    weights: Mapping[bytes, float],
 ) -> list[bytes]:
-    """Clients in the order of one draw. P(first) is `exp(beta * deficit)` over the sum of all.
+    """Clients in the order of one draw. P(first) is `weight * exp(beta * deficit)` over the sum of all.
 
-    Keys are compared as `log(-log u) - beta * deficit`: the same order, and no weight can overflow.
+    Keys are compared as `log(-log u) - beta * deficit - log(weight)`: the same order, and nothing can overflow.
     """
-    return sorted(deficits, key=lambda client: log(-log(uniforms[client])) - beta * deficits[client])
+    return sorted(
+        deficits,
+        key=lambda client: log(-log(uniforms[client])) - beta * deficits[client] - log(weights[client]),
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +53,8 @@ class Candidate:
     deficit: float
     live: bool
     """False while it is left out for having been overdue: it comes after all others."""
+    weight: float = 1.0
+    """Above 0; less for clients whose groups were suspect (`asyncfl.reputation`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,5 +122,7 @@ class Scheduler:
         uniforms = {
             c.client: compute_uniform(self._secret, c.client, c.epoch, self._draws) for c in waiting.values()
         }
-        order = compute_order({c.client: c.deficit for c in waiting.values()}, uniforms, self.beta)
+        deficits = {c.client: c.deficit for c in waiting.values()}
+        weights = {c.client: c.weight for c in waiting.values()}
+        order = compute_order(deficits, uniforms, self.beta, weights)
         return [waiting[client] for client in order[:places]]

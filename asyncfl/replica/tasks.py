@@ -203,6 +203,7 @@ class Tasks:
                 epoch,
                 compute_deficit(context.count(client), mean, window),
                 self._is_live(client),
+                self.models.weight(client),
             )
             for client, epoch in waiting
         ]

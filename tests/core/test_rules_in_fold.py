@@ -88,13 +88,16 @@ def test_the_fold_is_the_reference_to_rounding(rule: str, content: Content) -> N
         assert abs(got - exact) < 1e-5
 
 
-@pytest.mark.parametrize("rule", ROBUST)
+@pytest.mark.parametrize(
+    ("rule", "reputation"), [*((rule, False) for rule in ROBUST), ("mean", True), ("median", True)]
+)
 @given(content=contents(), random=st.randoms(use_true_random=False))
 @settings(max_examples=15)
 def test_bits_do_not_depend_on_arrival_on_the_cache_or_on_who_computes(
-    rule: str, content: Content, random: np.random.Generator
+    rule: str, reputation: bool, content: Content, random: np.random.Generator
 ) -> None:
-    federation, blobs = make_federation(rule, bad_groups=0.15, server_optimizer="momentum"), MemoryBlobs()
+    options = {"bad_groups": 0.0 if rule == "mean" else 0.15, "reputation": reputation}
+    federation, blobs = make_federation(rule, server_optimizer="momentum", **options), MemoryBlobs()
     items = make_items(blobs, content)
     random.shuffle(items)
     cache, ledger = FoldCache(limit=3), Ledger(federation.digest)
@@ -105,6 +108,8 @@ def test_bits_do_not_depend_on_arrival_on_the_cache_or_on_who_computes(
     fresh = compute_state(federation, ledger, blobs)
     assert torch.equal(state.total, fresh.total)
     assert state.rows == fresh.rows == len(ledger.rows())
+    assert state.reputation == fresh.reputation
+    assert (state.reputation is not None) == reputation
     for _, audited in replay(ledger.head, federation, blobs):
         last = audited.total
     assert not items or torch.equal(last, fresh.total)

@@ -44,7 +44,13 @@ def test_orders_have_the_probabilities_of_sampling_without_replacement() -> None
     seen: Counter[tuple[bytes, ...]] = Counter()
     for draw in range(DRAWS):
         uniforms = {client: compute_uniform(SECRET, client, 1, draw) for client in clients}
-        seen[tuple(compute_order(dict(zip(clients, deficits, strict=True)), uniforms, beta))] += 1
+        seen[
+            tuple(
+                compute_order(
+                    dict(zip(clients, deficits, strict=True)), uniforms, beta, dict.fromkeys(clients, 1.0)
+                )
+            )
+        ] += 1
     weights = [exp(beta * deficit) for deficit in deficits]
     chi_square = 0.0
     for order in permutations(range(4)):
@@ -55,11 +61,12 @@ def test_orders_have_the_probabilities_of_sampling_without_replacement() -> None
 
 def test_the_first_is_drawn_in_proportion_to_its_weight_at_the_scheduler_too() -> None:
     scheduler = make_scheduler(1, beta=1.0)
-    candidates = [Candidate(name(i), 3, deficit, True) for i, deficit in enumerate((-1.0, 0.0, 1.0))]
+    drawn = ((-1.0, 1.0), (0.0, 1.0), (1.0, 1.0), (1.0, 0.1))
+    candidates = [Candidate(name(i), 3, deficit, True, weight) for i, (deficit, weight) in enumerate(drawn)]
     first = Counter(scheduler.choose(candidates, lambda client: True)[0].client for _ in range(DRAWS))
-    total = sum(exp(c.deficit) for c in candidates)
+    total = sum(c.weight * exp(c.deficit) for c in candidates)
     for candidate in candidates:
-        share = exp(candidate.deficit) / total
+        share = candidate.weight * exp(candidate.deficit) / total
         sigma = (share * (1 - share) / DRAWS) ** 0.5
         assert abs(first[candidate.client] / DRAWS - share) < 4 * sigma
 
@@ -67,7 +74,11 @@ def test_the_first_is_drawn_in_proportion_to_its_weight_at_the_scheduler_too() -
 def test_huge_deficits_do_not_overflow() -> None:
     deficits = {name(0): 1e6, name(1): -1e6, name(2): 0.0}
     uniforms = {client: compute_uniform(SECRET, client, 1, 1) for client in deficits}
-    assert compute_order(deficits, uniforms, 100.0) == [name(0), name(2), name(1)]
+    assert compute_order(deficits, uniforms, 100.0, dict.fromkeys(deficits, 1.0)) == [
+        name(0),
+        name(2),
+        name(1),
+    ]
 
 
 def test_deficits_are_clipped_to_the_window() -> None:
