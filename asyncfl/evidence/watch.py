@@ -29,8 +29,11 @@ from asyncfl.evidence.verify import do_groups_conflict, is_lawful
 from asyncfl.federation import Federation
 from asyncfl.messages import Attest, Certificate, LockContent, ModelVote, ShareBad, ShareOk, Vote
 
-KEEP_STATEMENTS: Final = 4096
-"""Statements of one signer that are remembered, by what they are about."""
+KEEP_EPOCHS: Final = 16
+"""A signer's statements are remembered for about so many epochs of all clients, as uploads are."""
+FEWEST_STATEMENTS: Final = 512
+MOST_STATEMENTS: Final = 4096
+"""Of one signer, however many clients there are: about 4 MB."""
 KEEP_RESULTS: Final = 128
 """Sums, attestations and models of one replica that are remembered, to be compared with those of others."""
 
@@ -74,13 +77,19 @@ def find_majority(said: Mapping[int, S], claims: Mapping[int, Hashable], quorum:
     return None
 
 
+def keep_statements(clients: int) -> int:
+    """Statements of one signer that are remembered, by what they are about: an upload is in two of a kind."""
+    return min(MOST_STATEMENTS, max(FEWEST_STATEMENTS, 2 * KEEP_EPOCHS * clients))
+
+
 class Watch:
     """Give it statements whose signatures hold; it gives back the evidence that they make together."""
 
     def __init__(self, federation: Federation) -> None:
         self.federation = federation
-        self._groups: Heard[SignedGroup] = Heard(KEEP_STATEMENTS)
-        self._verdicts: Heard[Verdict] = Heard(KEEP_STATEMENTS)
+        kept = keep_statements(len(federation.rosters[0].members))
+        self._groups: Heard[SignedGroup] = Heard(kept)
+        self._verdicts: Heard[Verdict] = Heard(kept)
         self._attestations: Heard[Attest] = Heard(KEEP_RESULTS)
         self._models: Heard[ModelVote] = Heard(KEEP_RESULTS)
         self._answers: Heard[Answer] = Heard(KEEP_RESULTS)

@@ -104,7 +104,7 @@ def test_a_flood_of_one_kind_leaves_no_more_than_its_bound(
         (locks, "MAX_PENDING_PER_REPLICA"), (models, "KEEP_VOTES"),
     ):  # fmt: skip
         monkeypatch.setattr(module, constant, BOUND)
-    monkeypatch.setattr("asyncfl.evidence.watch.KEEP_STATEMENTS", BOUND)
+    monkeypatch.setattr("asyncfl.evidence.watch.keep_statements", lambda clients: BOUND)
     monkeypatch.setattr("asyncfl.evidence.watch.KEEP_RESULTS", BOUND)
     world = World()
     for replica in (*HONEST, LIAR):
