@@ -17,6 +17,8 @@ from node.experiment.configuration import Numbers, Partition, Positive, read_tab
 
 WITH_OPTIONS: Final = ("bucketing", "nearest_neighbor_mixing")
 """Pre-aggregators: rules only with another one behind them."""
+WITH_REPUTATION: Final = "+reputation"
+"""Behind a rule's name: suspect groups are drawn to the centre before the rule sees them, as in the fold."""
 NOBODY: Final = "none"
 """The attack of cells without attackers."""
 Fraction = Annotated[float, Field(ge=0, lt=0.5)]
@@ -86,6 +88,8 @@ class Poisoning(_Section):
     trained on their untouched data, as in a deployment."""
     clip: Positive | None = None
     """L2 norm that honest updates and opened means are cut to, as the protocol does; absent: no bound."""
+    noise_multiplier: Annotated[float, Field(ge=0)] = 0.0
+    """Of differential privacy: each group's sum has Gaussian noise of so many clips."""
     evaluate_every: Annotated[int, Field(ge=1)] = 5
     classes: Numbers | None = None
     """Whose accuracy is told separately."""
@@ -97,7 +101,8 @@ class Poisoning(_Section):
     @model_validator(mode="after")
     def _check(self) -> Self:
         for rule in self.rules:
-            if rule not in RULES or rule in WITH_OPTIONS:
+            plain = rule.removesuffix(WITH_REPUTATION)
+            if plain not in RULES or plain in WITH_OPTIONS:
                 known = ", ".join(name for name in RULES if name not in WITH_OPTIONS)
                 raise ValueError(f"no rule is called {rule!r}; there are {known}")
         for attack in (*self.attacks, *self.unseen, *(self.learned.attacks if self.learned else ())):
@@ -113,6 +118,8 @@ class Poisoning(_Section):
             raise ValueError(
                 f"there is no client {max(self.partition.clients)}: they are 0 to {self.clients - 1}"
             )
+        if self.noise_multiplier and self.clip is None:
+            raise ValueError("noise_multiplier needs a clip, whose multiple it is")
         training = self.training
         if not training.local_steps or training.proximal or training.seconds or training.most_steps:
             raise ValueError("training needs local_steps, and takes neither proximal nor a budget here")

@@ -16,13 +16,17 @@ import torch
 from torch import Tensor
 
 from asyncfl.digest import digest
+from asyncfl.group_rules import clean_probability
 from asyncfl.model import flat_from_bytes
 from asyncfl.poisoning import Attack, Sight, make_attack
+from asyncfl.poisoning.interface import generator
+from asyncfl.reputation import shrink_suspects
 from asyncfl.rules import Trust
 from asyncfl.rules.clipping import clip_factors
-from node.experiment.poisoning.configuration import Cell, Poisoning
+from node.experiment.poisoning.attribution import Attribution
+from node.experiment.poisoning.configuration import WITH_REPUTATION, Cell, Poisoning
 from node.experiment.poisoning.defence import Defence, Holdout, Learning, make_defence
-from node.experiment.poisoning.grouping import draw_groups, expected_bad, probability_clean
+from node.experiment.poisoning.grouping import draw_groups, expected_bad
 from node.experiment.poisoning.judge import Judge, Look
 from node.experiment.poisoning.training import CohortTrainer
 from node.experiment.poisoning.world import Everybody, Labelled, World
@@ -56,6 +60,9 @@ class Course:
             "asyncfl/1/poisoning", cell.attack.encode(), f"{cell.malicious},{cell.seed}".encode()
         )
         self._bad = set(self.world.malicious)
+        self._weighs = cell.rule.endswith(WITH_REPUTATION)
+        rare = self.experiment.partition.clients or ()
+        self.attribution = Attribution(len(self.world.parts), self.world.malicious, rare)
         self._carried: dict[Attack, Tensor | None] = {}
         self._examples: dict[Attack | None, list[Labelled]] = {}
         start = Workbench(
@@ -74,16 +81,20 @@ class Course:
     def byzantine(self) -> int:
         """How many inputs of a rule are to be expected bad."""
         clients = len(self.world.parts)
-        return expected_bad(clients, len(self._bad), self.cell.group)
+        return expected_bad(clients, self.cell.malicious, self.cell.group)
 
     def step(self, epoch: int, attack: Attack | None, defence: Defence) -> None:
         """One epoch: train, forge, open, aggregate."""
         updates = self._updates(epoch, attack)
         self.groups = draw_groups(len(updates), self.cell.group, self._seed, epoch)
         self.opened = torch.stack([updates[list(group)].mean(0) for group in self.groups])
-        self.opened = self._cut(self.opened)
+        self.opened = self._noisy(self._cut(self.opened), epoch)
         stood = defence.stands(len(self.opened), self.byzantine)
-        aggregate, weights = defence.aggregate(self.opened, stood, self._holdout(epoch))
+        inputs = self.opened
+        if self._weighs:
+            inputs = shrink_suspects(inputs, self.attribution.weights(self.groups))
+        aggregate, weights = defence.aggregate(inputs, stood, self._holdout(epoch))
+        self.attribution.learn(self.groups, self.opened)
         self.model = self.model + aggregate
         bad = [bool(self._bad.intersection(group)) for group in self.groups]
         self.bad_groups.append(sum(bad))
@@ -131,6 +142,15 @@ class Course:
         factors = clip_factors(torch.linalg.vector_norm(updates, dim=1), clip)
         return updates * factors[:, None]
 
+    def _noisy(self, means: Tensor, epoch: int) -> Tensor:
+        """`means` of this epoch's groups with the noise of each group's sum: `noise_multiplier` times the clip."""
+        multiplier, clip = self.experiment.noise_multiplier, self.experiment.clip
+        if not multiplier or clip is None:
+            return means
+        draw = generator("privacy noise", self._seed, epoch)
+        sizes = torch.tensor([len(group) for group in self.groups])
+        return means + torch.randn(means.shape, generator=draw) * (multiplier * clip / sizes)[:, None]
+
     def _holdout(self, epoch: int) -> Holdout:
         number = len(self.world.parts) + len(self.world.malicious)
         return Holdout(
@@ -145,7 +165,7 @@ def run_cell(experiment: Poisoning, cell: Cell, directory: Path, device: str | N
     world = World.of(experiment, cell.malicious, cell.seed, directory)
     course = Course(experiment, cell, world, device)
     attack = make_attack(cell.attack) if world.malicious else None
-    defence = make_defence(cell.rule, _learned(experiment, cell, world, device))
+    defence = make_defence(cell.rule.removesuffix(WITH_REPUTATION), _learned(experiment, cell, world, device))
     for epoch in range(1, experiment.epochs + 1):
         course.step(epoch, attack, defence)
         if epoch % experiment.evaluate_every == 0 or epoch == experiment.epochs:
@@ -155,7 +175,7 @@ def run_cell(experiment: Poisoning, cell: Cell, directory: Path, device: str | N
 
 def _learned(experiment: Poisoning, cell: Cell, world: World, device: str | None) -> Trust | None:
     """What FedAOT has learned under other attacks, from the same clients."""
-    if experiment.learned is None or cell.rule != "fedaot":
+    if experiment.learned is None or not cell.rule.startswith("fedaot"):
         return None
     course, defence = Course(experiment, cell, world, device), Learning(Trust())
     attacks = [make_attack(name) for name in experiment.learned.attacks]
@@ -183,9 +203,10 @@ def facts(course: Course, defence: Defence) -> dict[str, Any]:
         "inputs": inputs,
         "byzantine": course.byzantine,
         "byzantine_stood": defence.stands(inputs, course.byzantine),
-        "clean_probability": probability_clean(len(world.parts), len(world.malicious), cell.group),
+        "clean_probability": clean_probability(len(world.parts), cell.group, cell.malicious),
         "bad_groups": sum(course.bad_groups) / len(course.bad_groups),
         "bad_weight": sum(course.bad_weights) / len(course.bad_weights) if course.bad_weights else None,
+        "attribution": course.attribution.facts(LATE),
         "dimension": course.layout.dimension,
         "device": course.device,
         "looks": [asdict(look) for look in course.looks],

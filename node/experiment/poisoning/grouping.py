@@ -1,11 +1,12 @@
-"""Random groups as the protocol draws them, and how likely one is to be clean."""
+"""Random groups as the protocol draws them, and how many of them are bad."""
 
 from __future__ import annotations
 
-from math import ceil, comb
+from math import ceil
 
 from asyncfl.assignment import compute_shuffled_positions, cut
 from asyncfl.digest import digest
+from asyncfl.group_rules import clean_probability
 
 
 def draw_groups(clients: int, size: int, seed: bytes, epoch: int) -> tuple[tuple[int, ...], ...]:
@@ -15,13 +16,11 @@ def draw_groups(clients: int, size: int, seed: bytes, epoch: int) -> tuple[tuple
     return cut([int(client) for client in positions.argsort()], size)
 
 
-def probability_clean(clients: int, malicious: int, size: int) -> float:
-    """That none of `malicious` among `clients` is in a random group of `size`: hypergeometric."""
-    return comb(clients - malicious, size) / comb(clients, size)
+def expected_bad(clients: int, malicious: float, size: int) -> int:
+    """Groups of `size` with a malicious member to be expected in an epoch, rounded up.
 
-
-def expected_bad(clients: int, malicious: int, size: int) -> int:
-    """Groups with a malicious member to be expected in an epoch, rounded up; in the clear all malicious clients."""
+    In the clear that is the number of malicious clients, a fraction of all.
+    """
     groups = cut(range(clients), size)
-    clean = sum(probability_clean(clients, malicious, len(group)) for group in groups)
+    clean = sum(clean_probability(clients, len(group), malicious) for group in groups)
     return ceil(len(groups) - clean - 1e-9)

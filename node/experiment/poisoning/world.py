@@ -14,6 +14,7 @@ from torch.nn.functional import avg_pool2d
 
 from asyncfl.errors import ConfigurationError
 from asyncfl.poisoning import Attack
+from asyncfl.privacy.allowance import colluders
 from node.experiment.poisoning.configuration import Data, Poisoning
 from node.experiment.population import split
 from node.training.archive import ArchiveArray
@@ -49,7 +50,7 @@ class World:
         classes = int(torch.cat([train[1], test[1]]).max()) + 1
         parts = split(train[1].numpy(), experiment.clients, experiment.partition, seed)
         order = generator("malicious", seed).permutation(experiment.clients).tolist()
-        count = round(malicious * experiment.clients)
+        count = colluders(experiment.clients, malicious)
         return cls(
             [(train[0][part], train[1][part]) for part in map(torch.from_numpy, parts)],
             (test[0][held:], test[1][held:]),
