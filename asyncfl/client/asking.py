@@ -178,7 +178,7 @@ class Asking:
             return
         certificate = message.certificate
         if not self._is_certified(certificate) or message.model_bytes != 4 * context.federation.dimension:
-            context.notify("uncertified_model", "error", replica=replica)
+            context.notify("uncertified_model", "warning", replica=replica)
             self.ask_from(context.place + 1)
             return
         if certificate.entries < context.seen_entries:

@@ -126,9 +126,13 @@ class Uploading:
         context = self.context
         if context.upload is None or message.manifest != context.upload.digest():
             return
-        context.notify("upload_refused", "error", replica=replica, epoch=message.epoch, reason=message.reason)
         self._refused.add(replica)
-        if len(self._refused) > context.parameters.byzantine:
+        hopeless = len(self._refused) > context.parameters.byzantine
+        context.notify(
+            "upload_refused", "error" if hopeless else "warning",
+            replica=replica, epoch=message.epoch, reason=message.reason,
+        )  # fmt: skip
+        if hopeless:
             self.move(context.upload.core.epoch + 1)
         elif replica == context.coordinator:
             self._send()

@@ -173,7 +173,7 @@ class Items:
             return
         if message.id in self.context.ledger.by_id:
             self.context.notify(
-                "attestation_of_another_sum", "error", replica=replica, epoch=message.id.epoch
+                "attestation_of_another_sum", "warning", replica=replica, epoch=message.id.epoch
             )
             return
         if len(self._early) >= MAX_EARLY_ATTESTS:

@@ -173,8 +173,10 @@ class Models:
             if (vote.model, vote.entries, vote.statement)
             == (record.model, record.entries, record.exclusion.number)
         }  # fmt: skip
-        if len(votes) > len(equal):
-            self.context.notify("models_differ", "error", version=record.version.hex()[:12])
+        if differing := sorted(votes.keys() - equal.keys()):
+            # Up to t of them lie. If more than t do not agree, it is our own model that is in doubt.
+            level = "error" if len(differing) > self.context.parameters.byzantine else "warning"
+            self.context.notify("models_differ", level, version=record.version.hex()[:12], replicas=differing)
         if record.certificate is not None or len(equal) < self.context.parameters.certifiers:
             return
         record.certificate = Certificate(

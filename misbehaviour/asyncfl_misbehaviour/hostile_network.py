@@ -7,8 +7,10 @@ is in the hands of somebody who knows their addresses.
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Coroutine, Sequence
-from typing import Any, Final, cast
+from contextlib import suppress
+from typing import Any, Final
 
 import structlog
 from websockets.exceptions import WebSocketException
@@ -35,31 +37,26 @@ class HostileNetwork:
         self._assault = assault
         self._listen = listen
         self._tasks: set[asyncio.Task[None]] = set()
-        self._server: asyncio.Server | None = None
-        self.waiting: set[asyncio.Transport] = set()
-        """Connections of those who dialled."""
-        self.closing = False
+        self._listening: socket.socket | None = None
 
     async def start(self) -> None:
         """Begin. Raises `ConfigurationError` when the address cannot be listened on."""
         if self._listen is not None:
             try:
-                self._server = await asyncio.get_running_loop().create_server(
-                    lambda: _Mute(self), *self._listen
-                )
+                self._listening = socket.create_server(self._listen)
             except OSError as error:
                 host, port = self._listen
                 raise ConfigurationError(f"cannot listen on {host}:{port}: {error.strerror}") from error
+            self._listening.setblocking(False)
+            asyncio.get_running_loop().add_reader(self._listening, self._hear_out, self._listening)
         for target in self._targets:
             self._spawn(self._keep_at_it(target))
 
     async def close(self) -> None:
         """Stop everything that was begun."""
-        self.closing = True
-        if self._server is not None:
-            self._server.close()
-        for transport in self.waiting:
-            transport.abort()
+        if self._listening is not None:
+            asyncio.get_running_loop().remove_reader(self._listening)
+            self._listening.close()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -86,24 +83,23 @@ class HostileNetwork:
             said = ended
             await asyncio.sleep(PAUSE_SECONDS)
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+    def _hear_out(self, listening: socket.socket) -> None:
+        """Take whoever dials, and keep them waiting."""
+        # By hand: `asyncio.Server.close` leaves open what it has accepted and not yet given to a protocol.
+        with suppress(OSError):
+            connection, _ = listening.accept()
+            connection.setblocking(False)
+            self._spawn(_listen_to(connection)).add_done_callback(lambda _: connection.close())
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
 
-class _Mute(asyncio.Protocol):
-    """Listens to a connection and never says a word."""
-
-    def __init__(self, network: HostileNetwork) -> None:
-        self._network = network
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)
-        if self._network.closing:
-            self._transport.abort()
-        else:
-            self._network.waiting.add(self._transport)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._network.waiting.discard(self._transport)
+async def _listen_to(connection: socket.socket) -> None:
+    """Until the other side has had enough, without a word."""
+    with suppress(OSError):
+        while await asyncio.get_running_loop().sock_recv(connection, 1 << 16):
+            pass

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
+import socket
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 
 import pytest
 
 from asyncfl.errors import ConfigurationError
 from asyncfl_misbehaviour.assaults import TRANSPORT_ATTACKS
+from asyncfl_misbehaviour.hostile_network import HostileNetwork
 from asyncfl_misbehaviour.misconduct import Misconduct
 
 from .besieged import CLIENT, REPLICA, Besieged
-
-# An attacker that is stopped while it connects may leave a socket to the garbage collector.
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
 CUT = {"garbage", "giant-lengths"}
 """Assaults that the victim ends at once."""
@@ -34,6 +36,25 @@ def test_training_goes_on_under_an_assault_of_a_replica_and_a_client(besieged: B
         for network in networks:
             besieged.on_loop(network.close())
     assert not besieged.errors(began)
+
+
+@pytest.mark.parametrize("turns", range(4))
+async def test_an_attacker_that_is_stopped_leaves_no_connection_to_the_garbage_collector(turns: int) -> None:
+    """At whatever moment it is stopped; whoever dialled it hears of the end."""
+    with socket.create_server(("127.0.0.1", 0)) as reserved:
+        address = reserved.getsockname()
+    network = HostileNetwork([], TRANSPORT_ATTACKS["flooding"].assault, address)
+    await network.start()
+    with ExitStack() as stack:
+        diallers = [stack.enter_context(closing(socket.create_connection(address))) for _ in range(5)]
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        await network.close()
+        gc.collect()
+        for dialler in diallers:
+            dialler.settimeout(10.0)
+            with suppress(ConnectionResetError):
+                assert dialler.recv(1) == b""
 
 
 def test_an_assault_leaves_nothing_of_the_node_for_anything_else() -> None:

@@ -1,25 +1,18 @@
-"""Deliberate defects, each a few characters of one function, that the simulator must catch.
-
-A mutation replaces `old` by `new` in the source of a function and swaps its code in place, so that whoever has
-imported it gets the defect too. `old` must occur exactly once: a mutation that no longer fits the code fails loudly.
-"""
+"""Deliberate defects, each a few characters of one function, that the simulator must catch."""
 
 from __future__ import annotations
 
-import inspect
-import textwrap
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from importlib import import_module
 from itertools import count, islice
-from types import CodeType, FunctionType
 from typing import Any
 
 from asyncfl import assignment
 from asyncfl.simulation.attackers import Attack
 from asyncfl.simulation.faults import Crash, Disconnection, Fault, Hold, RosterChange
 from asyncfl.simulation.scenario import Scenario, draw
+from tests.defects import Edit, defects
 from tests.simulation.goals import LEFT_OUT, LOST, Goal
 
 
@@ -38,52 +31,20 @@ class Mutation:
     found: frozenset[str]
     scenario: Callable[[int], Scenario]
     seeds: int = 3
-    also: tuple[tuple[str, str, str], ...] = ()
+    also: tuple[Edit, ...] = ()
     goal: Goal = LOST
-
-
-def find(place: str) -> FunctionType:
-    """The function at `module:path.to.it`, without its decorators."""
-    module, _, path = place.partition(":")
-    thing: Any = import_module(module)
-    for name in path.split("."):
-        thing = inspect.getattr_static(thing, name)
-    return inspect.unwrap(thing.fget if isinstance(thing, property) else thing)
-
-
-@contextmanager
-def replaced(place: str, edits: Sequence[tuple[str, str]]) -> Iterator[None]:
-    """One function with another text."""
-    function = find(place)
-    source = textwrap.dedent(inspect.getsource(function))
-    for old, new in edits:
-        assert source.count(old) == 1, f"the mutation of {place} does not fit the code any more:\n{source}"
-        source = source.replace(old, new)
-    honest = function.__code__
-    lines = source.splitlines()
-    first = next(index for index, line in enumerate(lines) if line.startswith("def "))
-    text = "from __future__ import annotations\n" + "\n".join(lines[first:])
-    compiled = compile(text, f"<mutation of {place}>", "exec")
-    function.__code__ = next(c for c in compiled.co_consts if isinstance(c, CodeType))
-    try:
-        yield
-    finally:
-        function.__code__ = honest
 
 
 @contextmanager
 def applied(mutation: Mutation) -> Iterator[None]:
     """The code with the defect in it."""
-    edits: dict[str, list[tuple[str, str]]] = {}
-    for place, old, new in ((mutation.place, mutation.old, mutation.new), *mutation.also):
-        edits.setdefault(place, []).append((old, new))
-    with ExitStack() as stack:
+    with defects([(mutation.place, mutation.old, mutation.new), *mutation.also]):
         # Cells are remembered: those of other code are forgotten, now and in the end.
-        stack.callback(assignment._assign.cache_clear)
         assignment._assign.cache_clear()
-        for place, changes in edits.items():
-            stack.enter_context(replaced(place, changes))
-        yield
+        try:
+            yield
+        finally:
+            assignment._assign.cache_clear()
 
 
 def quiet(

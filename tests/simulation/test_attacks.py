@@ -7,6 +7,7 @@ import pytest
 
 from asyncfl.adversary import ATTACKERS, Attacker
 from asyncfl.simulation.attackers import Attack
+from asyncfl.simulation.deployment import Simulation
 from asyncfl.simulation.scenario import Scenario
 from asyncfl.simulation.trial import run
 
@@ -36,10 +37,23 @@ def arrange(attacker: Attacker, replicas: int = 4, byzantine: int = 1, clients: 
 
 @pytest.mark.parametrize("attacker", [*ATTACKERS.values()], ids=lambda attacker: attacker.name)
 def test_an_attack_is_stopped(attacker: Attacker) -> None:
-    outcome = run(arrange(attacker))
+    scenario, attended = arrange(attacker), list[Simulation]()
+    outcome = run(scenario, attend=attended.append)
     assert outcome.kind is None, (outcome.violations[:3], outcome.stalled)
     assert outcome.entries >= EPOCHS
     assert outcome.included >= LEAST * outcome.sent
+    assert errors_of_honest_nodes(attended[0], scenario) <= {"evidence"}
+
+
+def errors_of_honest_nodes(simulation: Simulation, scenario: Scenario) -> set[str]:
+    """What they say is for their operators to act on. What a peer does wrong is a warning, until it is proven."""
+    hostile = {attack.node for attack in scenario.attacks}
+    return {
+        said.event
+        for node in simulation.network.nodes.values()
+        for _, said in node.events
+        if said.level == "error" and node.name not in hostile
+    }
 
 
 @pytest.mark.parametrize("name", SMALL)
