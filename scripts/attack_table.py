@@ -50,7 +50,8 @@ the newest model that an honest replica holds certified at the end, in per cent,
 deviation: softmax on nine principal components of the digits (100 coordinates), {STEPS} steps at rate
 {LEARNING_RATE:g} a training, 900 test images. It is still rising after {EPOCHS} epochs: uploads that are lost show in
 it, and values that were injected would. A replica coordinates a quarter of the cells here: attacks that lose their own
-cells cost these, and some that come late ([lost cells](lost-cells.md)).
+cells cost these, and some that come late ([lost cells](lost-cells.md)). Attacks on the transport are measured
+[at the sockets](transport.md).
 """
 
 

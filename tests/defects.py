@@ -36,7 +36,11 @@ def _find(place: str) -> FunctionType:
     thing: Any = import_module(module)
     for name in path.split("."):
         thing = inspect.getattr_static(thing, name)
-    return inspect.unwrap(thing.fget if isinstance(thing, property) else thing)
+    if isinstance(thing, property):
+        thing = thing.fget
+    function = inspect.unwrap(thing)
+    assert isinstance(function, FunctionType)
+    return function
 
 
 @contextmanager

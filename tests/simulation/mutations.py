@@ -313,7 +313,7 @@ MUTATIONS = [
     Mutation(
         "one-refusal-enough", "only more than t refusals give an upload up",
         CLIENT + "uploading:Uploading.receive_refused",
-        "if len(self._refused) > context.parameters.byzantine:", "if True:", NONE,
+        "hopeless = len(self._refused) > context.parameters.byzantine", "hopeless = True", NONE,
         by_replica("refuses-uploads"), goal=replace(LOST, least=0.2),  # A quarter of the cells is the attacker's.
     ),
     Mutation(

@@ -14,6 +14,7 @@ import uvloop
 from blockbuster import BlockBuster, blockbuster_ctx
 from chaos.link import LOCALHOST, Link
 from websockets.asyncio.client import ClientConnection, connect
+from websockets.protocol import State
 
 from asyncfl.channel import Channel, Initiator
 from asyncfl.errors import StorageError
@@ -206,7 +207,8 @@ class Net:
             async with asyncio.timeout(10):
                 await node.endpoint.close()
         for connection in self.raws:
-            connection.transport.abort()
+            if connection.state is not State.CLOSED:
+                connection.transport.abort()
             await connection.wait_closed()
         for link in self.links:
             await link.close()
