@@ -37,7 +37,9 @@ async def test_many_fetches_are_done_a_few_at_a_time_and_all_arrive(net: Any) ->
 async def test_large_control_messages_and_chunks_share_the_channel_without_overfilling_a_frame(
     net: Any,
 ) -> None:
-    server, client = await net.pair()
+    server, client = await net.pair(
+        progress_s=60.0
+    )  # Messages go first, and a slow machine decodes them slowly.
     data = content(8) * (1 << 20)
     digest = await server.store(data)
     row = Row(epoch=1, items=(bytes(32),) * 4096)
@@ -46,8 +48,8 @@ async def test_large_control_messages_and_chunks_share_the_channel_without_overf
     for _ in range(12):
         assert server.endpoint.send(client.key, large)
         await asyncio.sleep(0.005)
-    await client.wait_for("fetched")
-    async with asyncio.timeout(5):
+    await client.wait_for("fetched", 60)
+    async with asyncio.timeout(60):
         while len(client.messages) < 12:
             await client.wait_for("message")
     assert [event[0] for event in client.log].count("disconnected") == 0
@@ -69,7 +71,7 @@ async def test_control_messages_overtake_blobs(net: Any) -> None:
 
 
 async def test_a_slow_reader_neither_grows_memory_nor_delays_others(net: Any) -> None:
-    server, quick = await net.pair(silence_s=30.0)
+    server, quick = await net.pair(silence_s=120.0, stalled_write_s=120.0, progress_s=60.0)
     slow = await impostor(net, server)
     data = content(8) * (4 << 20)
     digest = await server.store(data)
@@ -77,7 +79,7 @@ async def test_a_slow_reader_neither_grows_memory_nor_delays_others(net: Any) ->
     await slow.send(Pull(blob=digest, offset=0))
     for _ in range(4):
         quick.endpoint.fetch(server.key, digest, len(data))
-        await quick.wait_for("fetched", 20)
+        await quick.wait_for("fetched", 60)
         await asyncio.to_thread(quick.blobs.delete, digest)
     link = server.endpoint._links[slow.key]
     assert len(link.outgoing._chunks) <= 4
