@@ -350,16 +350,16 @@ def test_archives_are_sampled_shrunk_and_split(tmp_path: Path) -> None:
             arrays[f"y_{part}"] = (np.arange(count) % 2).astype("uint8")
         name = f"{len(colour)}.npz"
         np.savez(tmp_path / name, **arrays)
-        data = {"archive": name, "train": 80, "test": 20, "holdout": 10, "shrink": 2}
+        data = {"archive": name, "train": 80, "test": 30, "holdout": 10, "shrink": 2}
         world = World.of(small(data=data), 0.25, 1, tmp_path)
         assert [len(labels) for _, labels in world.parts] == [10] * 8
         assert world.parts[0][0].shape == (10, 8, 8, *colour)
-        assert world.test[0].shape == (20, 8, 8, *colour)
+        assert world.test[0].shape == (30, 8, 8, *colour)
         assert len(world.holdout[1]) == 10
         assert world.classes == 2
-        assert world.build()(world.test[0]).shape == (20, 2)
-    with pytest.raises(ConfigurationError, match="x_test has 40 images, and 51 are asked for"):
-        World.of(small(data={"archive": name, "test": 50, "holdout": 1}), 0.25, 1, tmp_path)
+        assert world.build()(world.test[0]).shape == (30, 2)
+    with pytest.raises(ConfigurationError, match="x_train has 90 images, and 91 are asked for"):
+        World.of(small(data={"archive": name, "train": 90, "holdout": 1}), 0.25, 1, tmp_path)
 
 
 def test_every_defence_is_one() -> None:

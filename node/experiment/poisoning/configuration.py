@@ -38,7 +38,7 @@ class Data(_Section):
     """Training examples that are used, drawn once for each seed; absent: all."""
     test: Annotated[int, Field(ge=1)] | None = None
     holdout: Annotated[int, Field(ge=1)] = 100
-    """Clean examples that replicas hold, for FLTrust and FedAOT: out of the test set's, of no client, not tested on."""
+    """Clean training examples that replicas hold, and no client, for FLTrust and FedAOT."""
     shrink: Annotated[int, Field(ge=1, le=4)] = 1
     """Images are averaged over squares of so many pixels a side."""
     model: Literal["conv", "perceptron"] = "conv"

@@ -41,20 +41,21 @@ class World:
     @classmethod
     def of(cls, experiment: Poisoning, malicious: float, seed: int, directory: Path) -> World:
         """Raises `ConfigurationError` where the data cannot be read, or is not enough."""
-        train, test = _read(experiment.data, seed, directory)
+        examples, test = _read(experiment.data, seed, directory)
         held = experiment.data.holdout
-        if held >= len(test[1]):
+        if held >= len(examples[1]):
             raise ConfigurationError(
-                f"data.holdout = {held} leaves nothing of {len(test[1])} test examples; take fewer"
+                f"data.holdout = {held} leaves nothing of {len(examples[1])} training examples; take fewer"
             )
-        classes = int(torch.cat([train[1], test[1]]).max()) + 1
+        holdout, train = ([part[:held] for part in examples], [part[held:] for part in examples])
+        classes = int(torch.cat([examples[1], test[1]]).max()) + 1
         parts = split(train[1].numpy(), experiment.clients, experiment.partition, seed)
         order = generator("malicious", seed).permutation(experiment.clients).tolist()
         count = colluders(experiment.clients, malicious)
         return cls(
             [(train[0][part], train[1][part]) for part in map(torch.from_numpy, parts)],
-            (test[0][held:], test[1][held:]),
-            (test[0][:held], test[1][:held]),
+            test,
+            (holdout[0], holdout[1]),
             classes,
             _builder(experiment.data, train[0], classes),
             tuple(sorted(order[:count])),
@@ -97,7 +98,7 @@ def _read(data: Data, seed: int, directory: Path) -> tuple[Labelled, Labelled]:
     path, found = directory / data.archive, []
     for part, wanted in (("train", data.train), ("test", data.test)):
         images, labels = ArchiveArray.open(path, f"x_{part}"), ArchiveArray.open(path, f"y_{part}").rows()
-        count = len(images) if wanted is None else wanted + (data.holdout if part == "test" else 0)
+        count = len(images) if wanted is None else wanted + (data.holdout if part == "train" else 0)
         if count > len(images):
             raise ConfigurationError(f"{path}: x_{part} has {len(images)} images, and {count} are asked for")
         chosen = generator(f"poisoning {part}", seed).permutation(len(images))[:count].astype(np.int64)
