@@ -92,6 +92,7 @@ def _poisoning(
 ) -> None:
     from node.experiment.poisoning.cells import run_cells
     from node.experiment.poisoning.configuration import parse_poisoning
+    from node.experiment.poisoning.map_plot import draw_map, is_map
     from node.experiment.poisoning.plots import draw_poisoning
     from node.experiment.poisoning.report import drop_table, markdown, table
 
@@ -113,9 +114,10 @@ def _poisoning(
     result["reduced"] = reduced
     if out is not None:
         write_json(result, out / "results.json")
-        picture = draw_poisoning(result, out)
+        pictures = [draw_poisoning(result, out), *(draw_map(result, out) if is_map(result) else ())]
         write_whole(out / "tables.md", markdown(result).encode())
-        messages.print(f"wrote {escape(str(picture))} and {escape(str(out / 'tables.md'))}", soft_wrap=True)
+        for path in (*pictures, out / "tables.md"):
+            messages.print(f"wrote {escape(str(path))}", soft_wrap=True)
     if json is not None:
         write_json(result, json)
     if str(json) != "-":

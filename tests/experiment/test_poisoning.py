@@ -26,6 +26,8 @@ from node.experiment.poisoning.configuration import Cell, Poisoning, parse_poiso
 from node.experiment.poisoning.course import Course, run_cell
 from node.experiment.poisoning.defence import Defence, Holdout, Learning, make_defence
 from node.experiment.poisoning.grouping import draw_groups, expected_bad
+from node.experiment.poisoning.map_plot import draw_map, field, is_map
+from node.experiment.poisoning.report import markdown
 from node.experiment.poisoning.summary import drops, estimate, lines
 from node.experiment.poisoning.training import CohortTrainer
 from node.experiment.poisoning.world import ConvNet, Everybody, Perceptron, World
@@ -469,3 +471,21 @@ def facts_of_ties(one: Attribution) -> float:
     other = one.reputation.suspicion(5)[0]
     means = [one.reputation.suspicion(client)[0] for client in (0, 1)]
     return sum(1.0 if mean < other else 0.5 * (mean == other) for mean in means) / 2
+
+
+def test_a_map_has_a_panel_of_every_rule_and_of_the_suspects_and_a_table(tmp_path: Path) -> None:
+    experiment = small(groups=[1, 2, 4], malicious=[0.125, 0.25], epochs=2, rules=["mean"])
+    result = run_cells(experiment, tmp_path, None, lambda *_: None)
+    assert is_map(result)
+    accuracy = field(result, "sign-flip", "mean", lambda each: each["accuracy"])
+    assert accuracy.shape == (2, 3)
+    assert accuracy[1, 2] == next(
+        each["accuracy"] for each in result["cells"] if (each["malicious"], each["group"]) == (0.25, 4)
+    )
+    assert np.isnan(field(result, "mimic", "mean", lambda each: each["accuracy"])).all()
+    (picture,) = draw_map(result, tmp_path)
+    assert picture.stat().st_size > 1000
+    page = markdown(result)
+    assert "| suspects (rule `mean`) | malicious | group | clean groups, % |" in page
+    assert f"| sign-flip | 25 % | 4 | {100 * clean_probability(8, 4, 0.25):.1f} |" in page
+    assert not is_map({"experiment": small().model_dump(), "cells": []})

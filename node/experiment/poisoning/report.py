@@ -7,7 +7,7 @@ from typing import Any, Final
 from rich.markup import escape
 from rich.table import Table
 
-from node.experiment.poisoning.summary import drops, lines
+from node.experiment.poisoning.summary import drops, estimate, lines
 
 MEASURES: Final = {
     "accuracy": "accuracy",
@@ -80,7 +80,33 @@ def markdown(result: dict[str, Any]) -> str:
     for measure, title in MEASURES.items():
         parts.append(_page_table(title, _rows(result, measure), rules))
     parts.append(_page_table("points lost to unseen attacks", _drops(result), rules))
+    parts.append(_attribution(result))
     return "\n".join(part for part in parts if part)
+
+
+def _attribution(result: dict[str, Any]) -> str:
+    """What the reputation made of the runs with the first rule."""
+    rule = result["experiment"]["rules"][0]
+    found = [line for line in lines(result) if line.malicious and rule in line.rules]
+    if not found:
+        return ""
+    heads = [
+        f"suspects (rule `{rule}`)", "malicious", "group", "clean groups, %", "bad of all groups", "separated at epoch",
+        "found, %", "honest suspects, %", "rare ones among them, %",
+    ]  # fmt: skip
+    body = [heads, ["---"] * len(heads)]
+    for line in found:
+        cells = line.rules[rule]
+        told = [cell["attribution"] for cell in cells]
+        bad = sum(cell["bad_groups"] for cell in cells) / len(cells)
+        shares = [estimate(each[name] for each in told) for name in ("found", "wrong", "wrong_rare")]
+        body.append([
+            line.attack.replace("|", "\\|"), f"{100 * line.malicious:g} %", str(line.group),
+            f"{100 * cells[0]['clean_probability']:.1f}", f"{bad:.1f} of {cells[0]['inputs']}",
+            ", ".join(str(each["separated_at"] or "never") for each in told),
+            *("-" if share is None else share.percent() for share in shares),
+        ])  # fmt: skip
+    return "".join("| " + " | ".join(row) + " |\n" for row in body)
 
 
 def _page_table(title: str, rows: list[list[str]], rules: list[str]) -> str:
