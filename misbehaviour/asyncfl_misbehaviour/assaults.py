@@ -88,6 +88,8 @@ async def _drip(target: Target, score: Score) -> None:
     try:
         async with _connection(target, local) as writer:
             for part in (HEADERS, *([b"x"] * 200)):
+                if writer.is_closing():  # uvloop says so with another error than asyncio
+                    raise ConnectionResetError("the victim closed the connection")
                 writer.write(part)
                 await writer.drain()
                 score.bytes_out += len(part)

@@ -197,9 +197,13 @@ async def faster_than_the_disk(net: Any) -> float:
 
         sending = asyncio.ensure_future(send())
         try:
-            # Until the victim holds nearly all, or has made the sender wait.
+            # Until the victim holds nearly all, or has stopped to take anything in: the disk is stuck.
             return await most(
-                held, lambda: held() * MIB >= size - 6 * CHUNK_BYTES or not link.connection.reading
+                held,
+                lambda: (
+                    held() * MIB >= size - 6 * CHUNK_BYTES
+                    or not (fetch.room.is_set() or link.connection.reading)
+                ),
             )
         finally:
             ready.set()

@@ -176,7 +176,7 @@ RULES = [
     Rule(
         "writes-without-waiting", "nothing more is written than a peer takes",
         members.blobs_unread, "MiB of blobs held for a peer that reads nothing", 3.0,
-        ((TRANSPORT + "connections:common_settings", "1 << 18", "1 << 40"), PONGS), "slow-reading",
+        ((TRANSPORT + "connections:common_settings", "1 << 18", "1 << 30"), PONGS), "slow-reading",
     ),
     Rule(
         "nothing-taken-for-ever", "a peer that takes nothing for 30 s is cut (0.3 s here)",

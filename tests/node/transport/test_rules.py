@@ -13,10 +13,8 @@ from tests.defects import defects
 from tests.node.transport.rules import RULES, Rule
 
 each_rule = pytest.mark.parametrize("rule", RULES, ids=[rule.defect for rule in RULES])
-on_one_loop = pytest.mark.asyncio(loop_factories=["asyncio"])
 
 
-@on_one_loop
 @each_rule
 async def test_with_its_rule_an_attack_does_little_harm(net: Any, rule: Rule) -> None:
     assert await rule.attack(net) <= rule.bound, rule.harm
@@ -29,7 +27,6 @@ def broken(rule: Rule) -> Iterator[Rule]:
         yield rule
 
 
-@on_one_loop
 @each_rule
 async def test_without_its_rule_it_succeeds(net: Any, broken: Rule) -> None:
     assert await broken.attack(net) > broken.bound, broken.harm
