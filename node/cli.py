@@ -19,6 +19,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from asyncfl.errors import AsyncflError
 from node.commands import (
+    audit,
     bench,
     demo,
     enroll,
@@ -29,6 +30,7 @@ from node.commands import (
     model,
     plan,
     privacy,
+    rollback,
     run_node,
     simulate,
     status,
@@ -120,8 +122,10 @@ app.command("init", rich_help_panel="Whole deployments on this machine")(init.in
 app.command("up", rich_help_panel="Whole deployments on this machine")(up.up)
 app.command("status", rich_help_panel="Whole deployments on this machine")(status.status)
 app.add_typer(evidence.evidence, name="evidence", rich_help_panel="Whole deployments on this machine")
+app.command("audit", rich_help_panel="Whole deployments on this machine")(audit.audit)
 app.command("enroll", rich_help_panel="Who takes part")(enroll.enroll)
 app.command("retire", rich_help_panel="Who takes part")(enroll.retire)
+app.command("rollback", rich_help_panel="Models")(rollback.rollback)
 app.command("keygen", rich_help_panel="One party")(keygen.keygen)
 app.command("node", rich_help_panel="One party")(_node_command())
 app.command("evaluate", rich_help_panel="Models")(model.evaluate)

@@ -65,8 +65,10 @@ def open_as_operator(root: Path) -> tuple[DeploymentDirectory, Identity]:
 
 @contextmanager
 def operator_at_work(root: Path) -> Iterator[None]:
-    """One change of the rosters at a time. Raises `ConfigurationError` while there is another."""
-    busy = f"another `asyncfl enroll` or `asyncfl retire` is at work in {root}; wait for it"
+    """One statement of the operator's at a time. Raises `ConfigurationError` while there is another."""
+    busy = (
+        f"another `asyncfl enroll`, `asyncfl retire` or `asyncfl rollback` is at work in {root}; wait for it"
+    )
     with locked(root / OPERATOR_KEY_FILE, os.O_RDONLY, busy=lambda _: busy):
         yield
 

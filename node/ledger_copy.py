@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from asyncfl.effects import Table
 from asyncfl.errors import StorageError
@@ -11,7 +13,7 @@ from asyncfl.exclusions import Exclusions
 from asyncfl.ledger import Ledger
 from asyncfl.replica.items import ItemRecord
 from node.deployment_files import DeploymentDirectory
-from node.privacy_events import read_table
+from node.privacy_events import read_tables
 from node.supervisor.evaluation import find_blob
 from node.supervisor.evaluator import read_blob
 
@@ -37,16 +39,55 @@ class StoredSums:
         return find_blob(self.files, digest.hex()) is not None
 
 
+@dataclass(frozen=True, slots=True)
+class StateBlobs:
+    """The blobs of some replicas' states, each checked against its digest; a damaged one is looked for elsewhere."""
+
+    files: DeploymentDirectory
+    names: tuple[str, ...]
+
+    def read(self, digest: bytes) -> bytes:
+        problem: StorageError | None = None
+        for path in self._paths(digest):
+            try:
+                return read_blob(path, digest.hex())
+            except StorageError as error:
+                problem = problem or error
+        raise problem or StorageError(
+            f"blob {digest.hex()[:16]} is not in the state of {', '.join(self.names)}"
+        )
+
+    def write(self, data: bytes) -> bytes:
+        raise StorageError("a copy of a state is not written to")
+
+    def has(self, digest: bytes) -> bool:
+        return next(self._paths(digest), None) is not None
+
+    def _paths(self, digest: bytes) -> Iterator[Path]:
+        name = digest.hex()
+        for replica in self.names:
+            path = self.files.state(replica) / "blobs" / name[:2] / name
+            if path.is_file():
+                yield path
+
+
+LEDGER_TABLES: Final = (Table.ITEMS, Table.MODELS, Table.CERTIFICATES, Table.EXCLUSIONS, Table.ROSTERS)
+
+
+def read_replica(files: DeploymentDirectory, name: str) -> dict[Table, dict[bytes, bytes]]:
+    """What replica `name` has on this machine of its ledger and its models. Raises `StorageError`."""
+    owner = files.deployment.digest + files.deployment.replica(name).key
+    return read_tables(files.state(name) / "state.sqlite", owner, LEDGER_TABLES)
+
+
 def read_ledger(files: DeploymentDirectory, name: str) -> Ledger:
     """The entries that replica `name` has on this machine, and what of them counts. Raises `StorageError`."""
     deployment = files.deployment
-    path: Path = files.state(name) / "state.sqlite"
-    owner = deployment.digest + deployment.replica(name).key
+    tables = read_replica(files, name)
     exclusions = Exclusions(deployment.federation())
-    exclusions.load(read_table(path, owner, Table.EXCLUSIONS))
-    rows = read_table(path, owner, Table.ITEMS)
+    exclusions.load(tables[Table.EXCLUSIONS])
     ledger = Ledger(deployment.digest)
     ledger.exclude(exclusions.in_force)
-    for value in rows.values():
+    for value in tables[Table.ITEMS].values():
         ledger.add(ItemRecord.decode(value).item)
     return ledger

@@ -11,6 +11,7 @@ import errno
 import shutil
 import tempfile
 import time
+from collections.abc import Iterable
 from contextlib import closing
 from pathlib import Path
 from typing import Final
@@ -33,7 +34,12 @@ def read_events(path: Path, owner: bytes) -> dict[bytes, bytes]:
 
 
 def read_table(path: Path, owner: bytes, table: Table) -> dict[bytes, bytes]:
-    """The rows of one table in the state file at `path`, which stays as it is.
+    """The rows of one table in the state file at `path`; see `read_tables`."""
+    return read_tables(path, owner, (table,))[table]
+
+
+def read_tables(path: Path, owner: bytes, tables: Iterable[Table]) -> dict[Table, dict[bytes, bytes]]:
+    """The rows of some tables in the state file at `path`, all of one moment; the file stays as it is.
 
     `owner` is the deployment's digest and the node's public key. Raises `StorageError` as `Storage.open`
     does, and when the node writes so often that no copy succeeds.
@@ -47,7 +53,7 @@ def read_table(path: Path, owner: bytes, table: Table) -> dict[bytes, bytes]:
         else:
             raise StorageError(f"{path}: written to all the time; try again, or stop the node first")
         try:
-            return _rows(copy, owner, table)
+            return {table: _rows(copy, owner, table) for table in tables}
         except StorageError as error:
             raise StorageError(str(error).replace(str(copy), str(path))) from None
 

@@ -1,0 +1,289 @@
+"""An audit of the replicas' states on this machine: what was checked, who took part in what, and what is wrong."""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from asyncfl.audit import Audit, find_differences
+from asyncfl.effects import Table
+from asyncfl.errors import ConfigurationError, StorageError
+from asyncfl.messages import ExclusionStatement, Item
+from asyncfl.record import Version
+from asyncfl.rosters import Rosters
+from asyncfl.statistics import compute_accuracy
+from node.deployment_files import DeploymentDirectory
+from node.evidence_files import read_evidence
+from node.ledger_copy import StateBlobs, read_replica
+
+ALL_TOGETHER: Final = "all together"
+"""Where a problem is that shows only between several states."""
+
+
+@dataclass
+class Report:
+    """What was found. `unread` are states that could not be read at all."""
+
+    files: DeploymentDirectory
+    audits: dict[str, Audit] = field(default_factory=dict)
+    problems: list[dict[str, str]] = field(default_factory=list)
+    unread: dict[str, str] = field(default_factory=dict)
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    def add(self, replica: str, problems: Iterable[str]) -> None:
+        self.problems += [{"replica": replica, "problem": problem} for problem in problems]
+
+
+def replicas_here(files: DeploymentDirectory, nodes: Iterable[str]) -> list[str]:
+    """Of `nodes` the replicas. Raises `ConfigurationError` where there is none."""
+    replicas = {entry.name for entry in files.deployment.replicas}
+    found = [name for name in nodes if name in replicas]
+    if not found:
+        raise ConfigurationError(
+            f"no replica of {files.root} keeps its state on this machine; run this where one does, or start one: "
+            f"asyncfl up {files.root}"
+        )
+    return found
+
+
+def load(files: DeploymentDirectory, names: Iterable[str]) -> Report:
+    """Read the states of these replicas, which may be running. Nothing is checked yet."""
+    report = Report(files)
+    here = tuple(names)
+    for name in here:
+        try:
+            tables = read_replica(files, name)
+        except StorageError as error:
+            report.unread[name] = str(error)
+            continue
+        federation = files.deployment.federation()
+        others = (name, *(other for other in here if other != name))
+        report.audits[name] = Audit(
+            federation, files.initial_model(), tables, StateBlobs(files, others), StateBlobs(files, (name,))
+        )
+    return report
+
+
+def check(report: Report, say: Callable[[str], None]) -> None:
+    """Check everything, and gather the facts. `say` is told which state is being checked."""
+    models: dict[bytes, bytes] = {}
+    for name, audit in report.audits.items():
+        say(f"checking {name}")
+        audit.models = models
+        audit.run()
+        report.add(name, audit.problems)
+    report.add(ALL_TOGETHER, find_differences(report.audits))
+    pieces, _ = read_evidence(report.files, list(report.audits))
+    for piece in pieces:
+        if piece.objection is not None and piece.judged:
+            report.add(piece.held_by[0], [f"evidence {piece.digest[:12]}: {piece.objection}"])
+    report.facts = _facts(report)
+    report.facts["evidence"] = [{**asdict(piece), "verified": piece.objection is None} for piece in pieces]
+
+
+def _facts(report: Report) -> dict[str, Any]:
+    deployment, names = report.files.deployment, report.files.deployment.names
+    furthest = max(report.audits.values(), key=lambda audit: len(audit.items), default=None)
+    entries = _entries(report, names)
+    return {
+        "deployment": deployment.digest.hex(),
+        "name": deployment.name,
+        "verified": not report.problems and not report.unread,
+        "problems": report.problems,
+        "unread": report.unread,
+        "settings": deployment.parameters.model_dump(),
+        "replicas": {
+            name: {
+                "entries": len(audit.items),
+                "versions": len(audit.versions),
+                "signatures": audit.signatures,
+                "version": audit.versions[-1].record.certificate.version.hex() if audit.versions else None,
+            }
+            for name, audit in report.audits.items()
+        },
+        "entries": entries,
+        "cohorts": {
+            str(size): count
+            for size, count in sorted(Counter(len(entry["members"]) for entry in entries).items())
+        },
+        "clients": describe_clients(entries),
+        "rows": [] if furthest is None else _rows(furthest, report),
+        "versions": describe_versions(report),
+        "exclusions": [] if furthest is None else describe_exclusions(furthest, names),
+        "rosters": [] if furthest is None else _rosters(furthest, names),
+    }
+
+
+def _entries(report: Report, names: Mapping[bytes, str]) -> list[dict[str, Any]]:
+    """Every entry of any state. Nothing about a single upload but whose it is, and of which epoch."""
+    found: dict[bytes, dict[str, Any]] = {}
+    for name, audit in report.audits.items():
+        in_force = audit.exclusions.in_force
+        for digest, record in audit.items.items():
+            entry = found.get(digest)
+            if entry is None:
+                entry = found[digest] = {
+                    "entry": digest.hex(),
+                    **describe_group(record.item, names),
+                    "counts": not in_force.excludes(digest, record.item),
+                    "attested_by": [],
+                    "locked_by": [],
+                    "held_by": [],
+                }
+            replicas = [each.name for each in report.files.deployment.replicas]
+            entry["attested_by"] = sorted(
+                {*entry["attested_by"], *(replicas[j] for j in record.votes if j < len(replicas))}
+            )
+            entry["locked_by"] = sorted(
+                {
+                    *entry["locked_by"],
+                    *(replicas[vote.replica] for vote in record.locks if vote.replica < len(replicas)),
+                }
+            )
+            entry["held_by"].append(name)
+    return sorted(
+        found.values(), key=lambda entry: (entry["epoch"], entry["cell"], entry["coordinator"], entry["part"])
+    )
+
+
+def describe_group(item: Item, names: Mapping[bytes, str]) -> dict[str, Any]:
+    """Which group an entry is, and whose uploads are in it."""
+    return {
+        "epoch": item.id.epoch,
+        "cell": item.id.cell,
+        "coordinator": item.id.coordinator,
+        "part": item.id.part,
+        "members": [
+            {"client": names.get(member.client, member.client.hex()), "epoch": member.epoch}
+            for member in item.members
+        ],
+    }
+
+
+def describe_clients(entries: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """By client: the epochs of its uploads that are in the ledger, and how many of them count."""
+    found: dict[str, dict[str, Any]] = {}
+    for entry in entries:
+        for member in entry["members"]:
+            client = found.setdefault(member["client"], {"epochs": [], "counts": 0})
+            client["epochs"].append(member["epoch"])
+            client["counts"] += entry["counts"]
+    return {name: {**found[name], "epochs": sorted(found[name]["epochs"])} for name in sorted(found)}
+
+
+def _rows(audit: Audit, report: Report) -> list[dict[str, Any]]:
+    """By epoch: groups, members, and what the rule saw of them, where it sees any."""
+    try:
+        states = dict(audit.replay())
+    except StorageError as error:
+        report.add(ALL_TOGETHER, [f"the rows of the newest version cannot be computed: {error}"])
+        states = {}
+    sizes: dict[int, list[int]] = {}
+    for record in audit.items.values():
+        sizes.setdefault(record.item.id.epoch, []).append(len(record.item.members))
+    rows = []
+    for epoch in sorted(sizes):
+        state = states.get(epoch)
+        judgement = None if state is None or state.judgement is None else asdict(state.judgement)
+        rows.append(
+            {"epoch": epoch, "groups": sorted(sizes[epoch]), "counts": state is not None, "rule": judgement}
+        )
+    return rows
+
+
+def describe_versions(report: Report) -> list[dict[str, Any]]:
+    """Every certified version of any state, in the order in which they were certified."""
+    found: dict[bytes, dict[str, Any]] = {}
+    for name, audit in report.audits.items():
+        for version in audit.versions:
+            certificate = version.record.certificate
+            known = found.setdefault(certificate.version, _describe_version(version, report))
+            known["certified_by"] = sorted(
+                {*known["certified_by"], *(f"replica {vote.replica}" for vote in certificate.votes)}
+            )
+            known["at"] = min(known["at"], version.record.at)
+            known["held_by"].append(name)
+    return sorted(found.values(), key=lambda each: (each["at"], each["entries"]))
+
+
+def _describe_version(version: Version, report: Report) -> dict[str, Any]:
+    certificate = version.record.certificate
+    computed = next(
+        (
+            audit.models[certificate.version]
+            for audit in report.audits.values()
+            if certificate.version in audit.models
+        ),
+        None,
+    )
+    return {
+        "version": certificate.version.hex(),
+        "at": version.record.at,
+        "entries": certificate.entries,
+        "epoch": None if version.link is None else version.link.epoch,
+        "statement": certificate.statement,
+        "model": certificate.model.hex(),
+        "recomputed": computed == certificate.model,
+        "certified_by": [],
+        "held_by": [],
+    }
+
+
+def describe_exclusions(audit: Audit, names: Mapping[bytes, str]) -> list[dict[str, Any]]:
+    """The operator's statements, all of them, and which of their entries are in the ledger."""
+    exclusions = audit.exclusions
+    told = [(each, True) for each in exclusions.held] + [
+        (each, False) for each in exclusions.doubles.values()
+    ]
+    return [
+        {
+            **describe_statement(statement, names),
+            "counts": counts,
+            "in_force": counts and number == exclusions.highest,
+        }
+        for number, statement, counts in sorted(
+            ((statement.number, statement, counts) for statement, counts in told), key=lambda each: each[0]
+        )
+    ]
+
+
+def describe_statement(statement: ExclusionStatement, names: Mapping[bytes, str]) -> dict[str, Any]:
+    """What an exclusion says."""
+    return {
+        "number": statement.number,
+        "digest": statement.body().hex(),
+        "entries": [name.hex() for name in statement.entries],
+        "clients": [names.get(key, key.hex()) for key in statement.clients],
+        "spans": [[span.first, span.last] for span in statement.spans],
+        "reason": statement.reason,
+    }
+
+
+def _rosters(audit: Audit, names: Mapping[bytes, str]) -> list[dict[str, Any]]:
+    rosters = Rosters(audit.federation)
+    rosters.load(audit.tables.get(Table.ROSTERS, {}))
+    return [
+        {
+            "number": roster.number,
+            "start_epoch": roster.start_epoch,
+            "members": [names.get(key, key.hex()) for key in roster.members],
+        }
+        for roster in rosters.held
+    ]
+
+
+def accuracies(audit: Audit) -> dict[int, float | None]:
+    """By epoch what the row's members measured on the models before it; empty where metrics are off.
+
+    Raises `StorageError`.
+    """
+    states = deque(audit.replay(), maxlen=1)
+    return {row.epoch: compute_accuracy([row]) for _, state in states for row in state.statistics}
+
+
+def told_time(seconds: float) -> str:
+    """As people read it."""
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S")

@@ -1,0 +1,158 @@
+"""`asyncfl audit`: everything that replicas have on disk, checked anew from its bytes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from node.commands.common import Directory, ExitCode, JsonFile, output, write_json
+from node.commands.roster_page import waiting
+
+if TYPE_CHECKING:
+    from node.audit_report import Report
+
+
+def audit(*, directory: Directory, json: JsonFile = None) -> None:
+    """Check what the replicas of DIR have on disk, and show who took part in what.
+
+    Verifies every signature (locks, attestations, certificates, the operator's statements) and computes the model of
+    every certified version anew from the entries. DIR is a deployment's directory, or one replica's in it
+    (DIR/state/NAME). Nodes may run meanwhile; nothing is changed. Nothing is shown of any single update but whose it
+    is. Fails (exit code 1) when something is wrong, 3 when a state cannot be read.
+
+    [bold]Examples[/]
+
+    asyncfl audit run
+
+    asyncfl audit run --json audit.json
+    """
+    from node.audit_report import check, load, replicas_here
+    from node.evidence_files import find_nodes
+
+    files, nodes = find_nodes(directory)
+    report = load(files, replicas_here(files, nodes))
+    with waiting(shown=json is None or str(json) != "-") as say:
+        check(report, say)
+    if json is not None:
+        write_json(report.facts, json)
+    if json is None or str(json) != "-":
+        _show(report)
+    if report.unread:
+        from asyncfl.errors import StorageError
+
+        raise StorageError("; ".join(report.unread.values()))
+    if report.problems:
+        raise typer.Exit(int(ExitCode.FAILED))
+
+
+def _show(report: Report) -> None:
+    facts = report.facts
+    output.print(f"[bold]{escape(facts['name'])}[/], deployment {facts['deployment'][:16]}")
+    output.print(_replicas(facts["replicas"]))
+    output.print(_settings(facts["settings"]), soft_wrap=True)
+    _show_rows(facts)
+    if facts["clients"]:
+        output.print(_clients(facts["clients"]))
+    for each in facts["exclusions"]:
+        output.print(describe_exclusion(each), soft_wrap=True)
+    proven = [piece for piece in facts["evidence"] if piece["verified"]]
+    for piece in proven:
+        output.print(f"[red]proven:[/] {escape(piece['culprit'])} {escape(piece['what'])}", soft_wrap=True)
+    if not proven:
+        output.print("no evidence: nobody was proven to have lied")
+    for each in facts["problems"]:
+        output.print(
+            f"[bold red]wrong:[/] {escape(each['replica'])}: {escape(each['problem'])}", soft_wrap=True
+        )
+    if facts["verified"]:
+        signatures = sum(each["signatures"] for each in facts["replicas"].values())
+        output.print(
+            f"[bold green]verified:[/] {len(facts['entries'])} entries, the models of {len(facts['versions'])} "
+            f"certified versions, {signatures} signatures",
+            soft_wrap=True,
+        )
+    else:
+        output.print(f"[bold red]not verified:[/] {len(facts['problems'])} problems", soft_wrap=True)
+
+
+def _replicas(replicas: dict[str, dict[str, Any]]) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    table.add_column("replica", no_wrap=True)
+    for heading in ("entries", "certified", "signatures"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("version", no_wrap=True)
+    for name, said in replicas.items():
+        version = (said["version"] or "–")[:12]
+        table.add_row(name, str(said["entries"]), str(said["versions"]), str(said["signatures"]), version)
+    return table
+
+
+def _settings(settings: dict[str, Any]) -> str:
+    noise = settings["noise_multiplier"]
+    options = ", ".join(f"{key} {value}" for key, value in settings["rule_options"].items())
+    rule = f"{settings['rule']} ({options})" if options else str(settings["rule"])
+    return (
+        f"rule {escape(rule)}; server {settings['server_optimizer']}, rate {settings['server_learning_rate']:g}; clip "
+        f"{settings['clip']:g}; noise {f'{noise:g}' if noise else 'off'}; groups of {settings['min_group']} to "
+        f"{settings['max_group']}; {settings['replicas']} replicas, {settings['byzantine']} may lie"
+    )
+
+
+def _show_rows(facts: dict[str, Any]) -> None:
+    rows = facts["rows"]
+    if not rows:
+        output.print("no entry yet")
+        return
+    members = sorted(sum(row["groups"]) for row in rows)
+    sizes = ", ".join(f"{count} of {size}" for size, count in facts["cohorts"].items())
+    output.print(
+        f"{len(rows)} rows (epochs {rows[0]['epoch']} to {rows[-1]['epoch']}) of {members[0]} to {members[-1]} "
+        f"uploads, {members[len(members) // 2]} in the middle; groups: {sizes}",
+        soft_wrap=True,
+    )
+    judged = [row["rule"] for row in rows if row["rule"] is not None]
+    if judged:
+        idle = sum(not each["groups"] for each in judged)
+        groups = sorted(each["groups"] for each in judged)
+        allowed = max(each["byzantine"] for each in judged)
+        output.print(
+            f"the rule saw {groups[0]} to {groups[-1]} groups at a row, up to {allowed} bad ones allowed for; {idle} "
+            "rows had too few groups for it and count zero",
+            soft_wrap=True,
+        )
+
+
+def _clients(clients: dict[str, dict[str, Any]]) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    table.add_column("client", no_wrap=True)
+    for heading in ("uploads", "count", "first", "last"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for name, said in clients.items():
+        epochs = said["epochs"]
+        counts = str(said["counts"])
+        shown = counts if said["counts"] == len(epochs) else f"[yellow]{counts}[/]"
+        table.add_row(escape(name[:24]), str(len(epochs)), shown, str(epochs[0]), str(epochs[-1]))
+    return table
+
+
+def describe_exclusion(said: dict[str, Any]) -> str:
+    """One line about a statement of the operator's."""
+    parts = (
+        [f"{len(said['entries'])} entries" if len(said["entries"]) != 1 else "1 entry"]
+        if said["entries"]
+        else []
+    )
+    parts += [escape(name) for name in said["clients"]]
+    parts += [
+        f"epochs {first} to {last}" if first != last else f"epoch {first}" for first, last in said["spans"]
+    ]
+    what = f"leaves out {', '.join(parts)}" if parts else "leaves out nothing"
+    reason = f" ({escape(said['reason'])})" if said["reason"] else ""
+    if not said["counts"]:
+        state = "[red]signed as well under this number: does not count[/]"
+    else:
+        state = "[bold]in force[/]" if said["in_force"] else "[dim]replaced[/]"
+    return f"exclusion {said['number']} {what}{reason}: {state}"
