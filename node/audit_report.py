@@ -133,16 +133,10 @@ def _entries(report: Report, names: Mapping[bytes, str]) -> list[dict[str, Any]]
                     "locked_by": [],
                     "held_by": [],
                 }
-            replicas = [each.name for each in report.files.deployment.replicas]
-            entry["attested_by"] = sorted(
-                {*entry["attested_by"], *(replicas[j] for j in record.votes if j < len(replicas))}
-            )
-            entry["locked_by"] = sorted(
-                {
-                    *entry["locked_by"],
-                    *(replicas[vote.replica] for vote in record.locks if vote.replica < len(replicas)),
-                }
-            )
+            locked = (vote.replica for vote in record.locks)
+            for key, signers in (("attested_by", record.votes), ("locked_by", locked)):
+                told = {_replica(report.files, signer) for signer in signers}
+                entry[key] = sorted({*entry[key], *told})
             entry["held_by"].append(name)
     return sorted(
         found.values(), key=lambda entry: (entry["epoch"], entry["cell"], entry["coordinator"], entry["part"])
@@ -202,11 +196,20 @@ def describe_versions(report: Report) -> list[dict[str, Any]]:
             certificate = version.record.certificate
             known = found.setdefault(certificate.version, _describe_version(version, report))
             known["certified_by"] = sorted(
-                {*known["certified_by"], *(f"replica {vote.replica}" for vote in certificate.votes)}
+                {
+                    *known["certified_by"],
+                    *(_replica(report.files, vote.replica) for vote in certificate.votes),
+                }
             )
             known["at"] = min(known["at"], version.record.at)
             known["held_by"].append(name)
     return sorted(found.values(), key=lambda each: (each["at"], each["entries"]))
+
+
+def _replica(files: DeploymentDirectory, index: int) -> str:
+    """The name of a replica; a state may name one that there is not."""
+    replicas = files.deployment.replicas
+    return replicas[index].name if index < len(replicas) else f"replica {index}, which there is not"
 
 
 def _describe_version(version: Version, report: Report) -> dict[str, Any]:

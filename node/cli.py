@@ -35,6 +35,7 @@ from node.commands import (
     simulate,
     status,
     up,
+    versions,
 )
 from node.commands.common import ExitCode, exit_code, messages, show_error
 
@@ -125,6 +126,7 @@ app.add_typer(evidence.evidence, name="evidence", rich_help_panel="Whole deploym
 app.command("audit", rich_help_panel="Whole deployments on this machine")(audit.audit)
 app.command("enroll", rich_help_panel="Who takes part")(enroll.enroll)
 app.command("retire", rich_help_panel="Who takes part")(enroll.retire)
+app.add_typer(versions.model, name="model", rich_help_panel="Models")
 app.command("rollback", rich_help_panel="Models")(rollback.rollback)
 app.command("keygen", rich_help_panel="One party")(keygen.keygen)
 app.command("node", rich_help_panel="One party")(_node_command())

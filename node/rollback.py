@@ -170,8 +170,8 @@ def _find_entry(prefix: str, ledger: Ledger) -> bytes:
     if len(found) != 1:
         how = "no entry" if not found else f"{len(found)} entries"
         raise ConfigurationError(
-            f"--exclude-entry {prefix}: {how} of the ledger here begins so; asyncfl audit --json lists them, and a whole "
-            f"digest ({DIGITS} digits) may be of an entry that is still to come"
+            f"--exclude-entry {prefix}: {how} of the ledger here begins so; asyncfl audit --json lists them, and a "
+            f"whole digest ({DIGITS} digits) may be of an entry that is still to come"
         )
     return found[0]
 

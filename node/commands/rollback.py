@@ -58,10 +58,10 @@ def rollback(
     yes: Yes = False,
     json: JsonFlag = False,
 ) -> None:
-    """Take entries out of the model while training goes on, or put them back. For the operator (operator.key).
+    """Take entries out of the model while training goes on, or put them back. For the operator.
 
-    Signs the next exclusion, writes it to exclusions.json, and sends it to the replicas, which compute the model without
-    what it names and give out no other any more. Says first how much honest work that costs: a sum cannot be divided,
+    Signs the next exclusion, writes it to exclusions.json, and sends it to the replicas, which compute the model
+    without what it names and give out no other any more. Says first how much honest work that costs: a sum cannot be divided,
     so with a client go all uploads of its groups. Nothing is deleted, and --undo puts it back.
 
     [bold]Examples[/]
@@ -208,8 +208,8 @@ class _Rollback:
         if len(have) >= needed:
             if not self.manner.json:
                 output.print(
-                    f"[bold green]done[/]: {len(have)} of {len(calls)} replicas have exclusion {number}, and give out no "
-                    f"model but under it: asyncfl model list {root}",
+                    f"[bold green]done[/]: {len(have)} of {len(calls)} replicas have exclusion {number}, and give out "
+                    f"no model but under it: asyncfl model list {root}",
                     soft_wrap=True,
                 )
                 for name in self._still_enrolled(held):
@@ -220,8 +220,8 @@ class _Rollback:
                     )
             return
         messages.print(
-            f"[bold red]not yet in force:[/] {len(have)} of {len(calls)} replicas have exclusion {number}, {needed} are "
-            f"needed. It is signed and in exclusions.json; start the others, which take it from each other, or send "
+            f"[bold red]not yet in force:[/] {len(have)} of {len(calls)} replicas have exclusion {number}, {needed} "
+            "are needed. It is signed and in exclusions.json; start the others, which take it from each other, or send "
             f"it again: asyncfl rollback {root} --resend",
             soft_wrap=True,
         )
