@@ -11,6 +11,7 @@ from typing import Any, Final
 from asyncfl.audit import Audit, find_differences
 from asyncfl.effects import Table
 from asyncfl.errors import ConfigurationError, StorageError
+from asyncfl.fold import FoldState
 from asyncfl.messages import ExclusionStatement, Item
 from asyncfl.record import Version
 from asyncfl.rosters import Rosters
@@ -88,6 +89,9 @@ def _facts(report: Report) -> dict[str, Any]:
     deployment, names = report.files.deployment, report.files.deployment.names
     furthest = max(report.audits.values(), key=lambda audit: len(audit.items), default=None)
     entries = _entries(report, names)
+    states = {} if furthest is None else _replayed(furthest, report)
+    clients = describe_clients(entries)
+    _add_suspicion(clients, states[max(states)] if states else None, report.files)
     return {
         "deployment": deployment.digest.hex(),
         "name": deployment.name,
@@ -109,8 +113,8 @@ def _facts(report: Report) -> dict[str, Any]:
             str(size): count
             for size, count in sorted(Counter(len(entry["members"]) for entry in entries).items())
         },
-        "clients": describe_clients(entries),
-        "rows": [] if furthest is None else _rows(furthest, report),
+        "clients": clients,
+        "rows": [] if furthest is None else _rows(furthest, states),
         "versions": describe_versions(report),
         "exclusions": [] if furthest is None else describe_exclusions(furthest, names),
         "rosters": [] if furthest is None else _rosters(furthest, names),
@@ -168,13 +172,34 @@ def describe_clients(entries: Iterable[Mapping[str, Any]]) -> dict[str, dict[str
     return {name: {**found[name], "epochs": sorted(found[name]["epochs"])} for name in sorted(found)}
 
 
-def _rows(audit: Audit, report: Report) -> list[dict[str, Any]]:
-    """By epoch: groups, members, and what the rule saw of them, where it sees any."""
+def _replayed(audit: Audit, report: Report) -> dict[int, FoldState]:
+    """The fold's state after each row that counts; nothing where a sum is missing, which is a problem."""
     try:
-        states = dict(audit.replay())
+        return dict(audit.replay())
     except StorageError as error:
         report.add(ALL_TOGETHER, [f"the rows of the newest version cannot be computed: {error}"])
-        states = {}
+        return {}
+
+
+def _add_suspicion(
+    clients: dict[str, dict[str, Any]], last: FoldState | None, files: DeploymentDirectory
+) -> None:
+    """What the reputation says of each client, where the deployment keeps one: it follows from sums of groups alone.
+
+    With groups of one there is nothing but single updates to tell of, and nothing is told.
+    """
+    reputation = None if last is None else last.reputation
+    if reputation is None or files.deployment.parameters.min_group == 1:
+        return
+    keys = {name: key for key, name in files.deployment.names.items()}
+    for name, said in clients.items():
+        key = keys.get(name) or bytes.fromhex(name)
+        mean, deviation = reputation.suspicion(key)
+        said["suspicion"] = {"mean": mean, "deviation": deviation, "weight": reputation.weight(key)}
+
+
+def _rows(audit: Audit, states: Mapping[int, FoldState]) -> list[dict[str, Any]]:
+    """By epoch: groups, members, and what the rule saw of them, where it sees any."""
     sizes: dict[int, list[int]] = {}
     for record in audit.items.values():
         sizes.setdefault(record.item.id.epoch, []).append(len(record.item.members))

@@ -130,11 +130,17 @@ def _clients(clients: dict[str, dict[str, Any]]) -> Table:
     table.add_column("client", no_wrap=True)
     for heading in ("uploads", "count", "first", "last"):
         table.add_column(heading, justify="right", no_wrap=True)
+    if any("suspicion" in said for said in clients.values()):
+        table.add_column("suspicion", justify="right", no_wrap=True)
+        table.add_column("weight", justify="right", no_wrap=True)
     for name, said in clients.items():
         epochs = said["epochs"]
         counts = str(said["counts"])
         shown = counts if said["counts"] == len(epochs) else f"[yellow]{counts}[/]"
-        table.add_row(escape(name[:24]), str(len(epochs)), shown, str(epochs[0]), str(epochs[-1]))
+        cells = [escape(name[:24]), str(len(epochs)), shown, str(epochs[0]), str(epochs[-1])]
+        if suspicion := said.get("suspicion"):
+            cells += [f"{suspicion['mean']:.2f} ± {suspicion['deviation']:.2f}", f"{suspicion['weight']:.2f}"]
+        table.add_row(*cells)
     return table
 
 

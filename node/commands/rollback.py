@@ -61,8 +61,8 @@ def rollback(
     """Take entries out of the model while training goes on, or put them back. For the operator.
 
     Signs the next exclusion, writes it to exclusions.json, and sends it to the replicas, which compute the model
-    without what it names and give out no other any more. Says first how much honest work that costs: a sum cannot be divided,
-    so with a client go all uploads of its groups. Nothing is deleted, and --undo puts it back.
+    without what it names and give out no other any more. Says first how much honest work that costs: a sum cannot be
+    divided, so with a client go all uploads of its groups. Nothing is deleted, and --undo puts it back.
 
     [bold]Examples[/]
 
