@@ -201,10 +201,13 @@ class Observer:
                 self._on_share_sum(node, message)
             case ModelVote():
                 self._on_model_vote(node, message)
-            case Front(front=front, roster=roster):
+            case Front(front=front, roster=roster, statement=statement):
                 self._front = max(self._front, front)
                 if roster and roster_key(roster) not in node.durable[Table.ROSTERS]:
                     self._fail("S4", node, f"a FRONT names roster {roster}, which is not on disk")
+                held = {int.from_bytes(key[:4], "big") for key in node.durable[Table.EXCLUSIONS]}
+                if statement and statement not in held:
+                    self._fail("S4", node, f"a FRONT names exclusion {statement}, which is not on disk")
             case Attest(id=group_id, item=item):
                 if item not in node.durable[Table.ITEMS]:
                     self._fail("S4", node, "an attestation of an item that is not on disk")
