@@ -82,7 +82,7 @@ def test_a_state_that_cannot_be_read_is_named(made: MadeLedger) -> None:
     path = made.files.state("replica-3") / "state.sqlite"
     data = bytearray(path.read_bytes())
     where = data.index(made.items[0])
-    data[where + 40] ^= 1
+    data[where + 16] ^= 1
     path.write_bytes(data)
     done = run("audit", made.files.root)
     assert done.exit_code == 3
@@ -103,7 +103,7 @@ def test_versions_are_listed_shown_and_compared(made: MadeLedger) -> None:
     assert shown["clients"]["client-3"] == {"epochs": [1, 2], "counts": 2}
     assert run("model", "show", root, "newest").exit_code == 0
     found = told("model", "diff", root, versions[2]["version"], "newest", "--json", "-")
-    assert [each["entry"] for each in found["only_in_second"]] == [made.items[3].hex(), made.items[4].hex()]
+    assert {each["entry"] for each in found["only_in_second"]} == {name.hex() for name in made.items[3:]}
     assert found["members"]["client-7"] == {"only_in_first": 0, "only_in_second": 2}
     *layers, total = found["layers"]
     assert total["difference_norm"] > 0
