@@ -32,6 +32,7 @@ from asyncfl.rows import (
     row_statistics,
     sum_row,
 )
+from asyncfl.rules import Trust
 from asyncfl.statistics import RowStatistics
 from asyncfl.windows import Inputs, Judgement, Read, find_window, judge, read_inputs, remember
 
@@ -95,6 +96,8 @@ class FoldState:
     """What the rule saw at the last row; None with the mean, which sees no group."""
     reputation: Reputation[bytes] | None = None
     """What all rows so far say of clients, by key, where the deployment keeps it."""
+    trust: Trust | None = None
+    """What FedAOT has learned from the rows so far."""
 
     @classmethod
     def start(cls, federation: Federation) -> FoldState:
@@ -172,10 +175,11 @@ class Folder:
             moved, judgement = replace(state, rows=state.rows + 1), Judgement()
         else:
             means = torch.cat([self._inputs[each.chain].means for each in links])
-            result, judgement = judge(window, means, rule, state.reputation)
+            result, trust, judgement = judge(window, means, rule, state.reputation, state.trust)
             divisor = compute_divisor(row, expected, state.masses, federation)
             presence = compute_presence(row, divisor, federation)
             moved = state.after(scale_result(result, presence, federation), federation)
+            moved = replace(moved, trust=trust)
         known = state.reputation
         return replace(
             _with_row(moved, row, link.epoch, federation),

@@ -14,17 +14,22 @@ from dataclasses import dataclass, replace
 from math import ceil, comb
 from typing import Final, Self, get_type_hints
 
+import torch
+from torch import Tensor
+
 from asyncfl.errors import ParameterError, RuleError
 from asyncfl.parameters import NEED_A_REFERENCE, Parameters
 from asyncfl.privacy.allowance import Cells, colluders
-from asyncfl.rules import RULES, Bucketing, Rule, make_rule
+from asyncfl.rules import RULES, Bucketing, FedAOT, Rule, Trust, make_rule
+from asyncfl.rules.arithmetic import EXACT
 
 EXCEEDED: Final = 0.01
 """Probability, for each epoch, that more groups are bad than `bad_groups` allows for."""
 
-SECOND: Final = tuple(
-    name for name in RULES if name not in (*NEED_A_REFERENCE, "bucketing", "nearest_neighbor_mixing")
-)
+OWN_OPTIONS: Final = ("return", "seed", "trust", "arithmetic")
+"""What replicas work out themselves."""
+_NOT_SECOND: Final = (*NEED_A_REFERENCE, "fedaot", "bucketing", "nearest_neighbor_mixing")
+SECOND: Final = tuple(name for name in RULES if name not in _NOT_SECOND)
 """Rules that may follow a pre-aggregator."""
 LARGEST_SHARE: Final = 0.99
 """What no rule stands, where more must be expected: `check_rule` refuses it."""
@@ -45,24 +50,28 @@ class GroupRule:
         """Whether the rule stands the bad ones among so many inputs."""
         return inputs >= max(1, self.rule.least_inputs(self.byzantine(inputs)))
 
-    def drawn_with(self, seed: bytes) -> Rule:
-        """The rule for one row; what it draws by lot it draws with `seed`, known once the inputs are fixed."""
-        return replace(self.rule, seed=seed) if isinstance(self.rule, Bucketing) else self.rule
+    def combine(self, means: Tensor, seed: bytes, trust: Trust | None) -> tuple[Tensor, Trust | None]:
+        """The result for one row, float64 [d], of group `means` [n, d]; and what a rule that learns has learned.
+
+        What is drawn by lot is drawn with `seed`, known once the inputs are. `trust` is that after the row before.
+        """
+        byzantine = self.byzantine(len(means))
+        if isinstance(self.rule, FedAOT):
+            weighed = replace(self.rule, trust=trust or Trust()).step(means, byzantine)
+            return weighed.aggregate.to(torch.float64), weighed.trust
+        rule = replace(self.rule, seed=seed) if isinstance(self.rule, Bucketing) else self.rule
+        return rule.combine(means, byzantine), None
 
 
 def make_group_rule(parameters: Parameters) -> GroupRule:
     """Raises `ParameterError` for options that the rule does not take."""
     name, options = parameters.rule, dict(parameters.rule_options)
-    if "seed" in options:
-        raise ParameterError("rule option seed: replicas draw it from the opened groups; leave it out")
     if "then" in options:
         if options["then"] not in SECOND:
             raise ParameterError(f"rule option then: one of {', '.join(SECOND)}, not {options['then']!r}")
         options["then"] = make_rule(options["then"])
     kinds = {
-        key: kind
-        for key, kind in get_type_hints(RULES[name].__init__).items()
-        if key not in ("return", "seed")
+        key: kind for key, kind in get_type_hints(RULES[name].__init__).items() if key not in OWN_OPTIONS
     }
     for key, value in options.items():
         if key not in kinds:
@@ -74,6 +83,8 @@ def make_group_rule(parameters: Parameters) -> GroupRule:
         ):
             kind = "a whole number" if whole else "a number"
             raise ParameterError(f"rule {name}: option {key} must be {kind}, not {value!r}")
+    if name == "fedaot":
+        options["arithmetic"] = EXACT
     return GroupRule(make_rule(name, **options), parameters.bad_groups)
 
 

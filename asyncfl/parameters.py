@@ -47,7 +47,7 @@ METRICS_SHARE: Final = 4
 their noise is that of everything else, so that a smaller share would drown them."""
 LATER: Final = {"rule_options": {}, "bad_groups": 0.0, "bad_clients": 0.0, "reputation": False}
 """Parameters that came later, and what they were before: a deployment that leaves them so keeps its digest."""
-NEED_A_REFERENCE: Final = ("fltrust", "fedaot")
+NEED_A_REFERENCE: Final = ("fltrust",)
 """Rules of asyncfl.rules that need data which replicas do not have."""
 
 
@@ -83,8 +83,8 @@ class Segment:
 def _no_reference(value: Any) -> Any:
     if value in NEED_A_REFERENCE:
         raise ParameterError(
-            f"rule {value!r} weighs updates by clean data or by a reference made from it, and replicas have none; "
-            "take another rule, such as multi_krum (asyncfl.rules has it for plain tensors)"
+            f"rule {value!r} weighs updates by a reference made from clean data, and replicas have none; "
+            "take another rule, such as fedaot or multi_krum (asyncfl.rules has it for plain tensors)"
         )
     return value
 
@@ -98,7 +98,7 @@ def _plain(options: dict[str, Any]) -> dict[str, Any]:
 
 RuleName = Literal[
     "mean", "median", "trimmed_mean", "krum", "multi_krum", "bulyan", "geometric_median", "centered_clipping",
-    "norm_clipping", "norm_rejection", "bucketing", "nearest_neighbor_mixing",
+    "norm_clipping", "norm_rejection", "bucketing", "nearest_neighbor_mixing", "fedaot",
 ]  # fmt: skip
 
 

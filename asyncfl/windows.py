@@ -25,6 +25,7 @@ from asyncfl.masking import decode_sum
 from asyncfl.parameters import MAX_REPLICAS
 from asyncfl.reputation import Reputation, score_groups, shrink_suspects
 from asyncfl.rows import GroupSum, RowSum, add_groups, clip_group, compute_group_mean
+from asyncfl.rules import Trust
 
 WINDOW_ROWS: Final = MAX_REPLICAS
 """A window has no more rows: with one cell to an epoch so many pass until every replica has had its turn."""
@@ -96,27 +97,24 @@ class Judgement:
     """What these groups counted, by the rows before."""
 
 
-def combine(window: Window, means: Tensor, rule: GroupRule) -> Tensor:
-    """The rule's result, float64 [dimension] in units of the clip, over `means` [groups, dimension] of the window.
-
-    Means are finite and bounded, and a window has inputs enough: no rule can refuse them.
-    """
-    return rule.drawn_with(window.seed).combine(means, rule.byzantine(window.groups))
-
-
 def judge(
-    window: Window, means: Tensor, rule: GroupRule, reputation: Reputation[bytes] | None
-) -> tuple[Tensor, Judgement]:
-    """The rule's result, and what it saw. `reputation` is that of the rows before; None: all groups count alike."""
-    byzantine = rule.byzantine(window.groups)
+    window: Window, means: Tensor, rule: GroupRule, reputation: Reputation[bytes] | None, trust: Trust | None
+) -> tuple[Tensor, Trust | None, Judgement]:
+    """The rule's result over `means` of the window, float64 [dimension] in units of the clip; what it learned and saw.
+
+    Means are finite and bounded, and a window has inputs enough: no rule can refuse them. `reputation` and `trust` are
+    those of the rows before; without a reputation all groups count alike.
+    """
+    byzantine, rows = rule.byzantine(window.groups), len(window.links)
     if reputation is None:
-        return combine(window, means, rule), Judgement(len(window.links), window.groups, byzantine)
+        result, learned = rule.combine(means, window.seed, trust)
+        return result, learned, Judgement(rows, window.groups, byzantine)
     items = [item for link in window.links for item in link.items]
     scores = score_groups(means, [len(item.members) for item in items])
     weights = tuple(reputation.group_weight(member.client for member in item.members) for item in items)
-    result = combine(window, shrink_suspects(means, weights), rule)
+    result, learned = rule.combine(shrink_suspects(means, weights), window.seed, trust)
     own = slice(len(items) - len(window.links[-1].items), None)
-    return result, Judgement(len(window.links), window.groups, byzantine, scores[own], weights[own])
+    return result, learned, Judgement(rows, window.groups, byzantine, scores[own], weights[own])
 
 
 def remember(reputation: Reputation[bytes], link: Link, judgement: Judgement) -> Reputation[bytes]:

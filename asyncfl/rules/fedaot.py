@@ -15,13 +15,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from math import exp, log
 from typing import ClassVar, Final
 
 import torch
 from torch import Tensor
 
 from asyncfl.errors import RuleError
+from asyncfl.rules import elementary
+from asyncfl.rules.arithmetic import FAST, Arithmetic
 from asyncfl.rules.clipping import clip_factors
 from asyncfl.rules.exact import tree_sum
 from asyncfl.rules.fedaot_features import FEATURES, Cohort, measure
@@ -68,7 +69,8 @@ class Weighed:
 class FedAOT(Rule):
     """Soft weights by what `trust` has learned. `step` also learns; called like any rule it only weighs.
 
-    `rate` is that of the meta-step; `memory` is the share of `Trust.past` that an epoch leaves.
+    `rate` is that of the meta-step; `memory` is the share of `Trust.past` that an epoch leaves. With `EXACT`
+    arithmetic all bits are the same on every machine, learned weights included, unless a gradient is given.
     """
 
     facts: ClassVar[Facts] = Facts(
@@ -78,6 +80,7 @@ class FedAOT(Rule):
     trust: Trust = field(default_factory=Trust)
     rate: float = 0.5
     memory: float = 0.8
+    arithmetic: Arithmetic = FAST
 
     def __post_init__(self) -> None:
         require(self.rate >= 0, f"rate = {self.rate}: a learning rate is not negative")
@@ -108,32 +111,36 @@ class FedAOT(Rule):
 
     def _measure(self, updates: Tensor) -> Cohort:
         trust = self.trust
-        return measure(updates, trust.past, trust.gradient, trust.epoch)
+        return measure(updates, trust.past, trust.gradient, trust.epoch, self.arithmetic)
 
     def _scores(self, features: Tensor) -> Tensor:
-        return features @ torch.tensor(self.trust.weights, dtype=torch.float64) / self.trust.temperature
+        weights = torch.tensor(self.trust.weights, dtype=torch.float64)
+        return tree_sum(features.T * weights[:, None]) / self.trust.temperature
 
     def _shares(self, features: Tensor) -> Tensor:
         scores = self._scores(features)
-        return round_weights(torch.exp(scores - scores.max()))
+        return round_weights(self.arithmetic.exp(scores - scores.max()))
 
     def _learn(
         self, updates: Tensor, cohort: Cohort, shares: Tensor, aggregate: Tensor, gradient: Tensor | None
     ) -> Trust:
         """The next epoch's trust. Losses are seen relative to their largest, so that `rate` has no unit."""
         trust, factors = self.trust, clip_factors(cohort.lengths, cohort.limit)
-        along = updates @ gradient if gradient is not None else -(updates[:, cohort.place] @ cohort.median)
-        losses = along.double() * factors
+        if gradient is not None:
+            along = self.arithmetic.products(updates, gradient[None])
+        else:
+            along = -self.arithmetic.products(updates[:, cohort.place].contiguous(), cohort.median[None])
+        losses = along[:, 0] * factors
         unit = float(losses.abs().max())
-        weights, heat = torch.tensor(trust.weights, dtype=torch.float64), log(trust.temperature)
+        weights, heat = torch.tensor(trust.weights, dtype=torch.float64), elementary.log(trust.temperature)
         if unit > 0:
             slope = shares * (losses - float(tree_sum(shares * losses))) / unit
-            weights = weights - self.rate * (slope @ cohort.features) / trust.temperature
+            weights = weights - self.rate * tree_sum(slope[:, None] * cohort.features) / trust.temperature
             heat += self.rate * float(tree_sum(slope * self._scores(cohort.features)))
         low, high = TEMPERATURES
         past = aggregate if trust.past is None else self.memory * trust.past + (1 - self.memory) * aggregate
         return Trust(
-            tuple(weights.clamp(0.0, LARGEST_WEIGHT).tolist()), min(max(exp(heat), low), high),
+            tuple(weights.clamp(0.0, LARGEST_WEIGHT).tolist()), min(max(elementary.exp(heat), low), high),
             past, gradient, trust.epoch + 1,
         )  # fmt: skip
 

@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from asyncfl.rules.arithmetic import Arithmetic
+
 FEATURES: Final = ("past", "median", "holdout", "length", "others")
 """Cosine to the moving average of aggregates, to the coordinate-wise median, to minus the hold-out gradient; how near
 its length is to the median length; mean cosine to the other inputs."""
@@ -32,35 +34,37 @@ class Cohort:
     place: slice
 
 
-def measure(updates: Tensor, past: Tensor | None, gradient: Tensor | None, epoch: int) -> Cohort:
+def measure(
+    updates: Tensor, past: Tensor | None, gradient: Tensor | None, epoch: int, arithmetic: Arithmetic
+) -> Cohort:
     """Features of `updates` float32 [n, d]. What is not known yet (`past`, `gradient`) tells nobody apart: zero.
 
-    Two passes over the inputs by matrix products: last bits can differ between machines (protocol section 6).
+    Two passes over the inputs. With fast `arithmetic` last bits can differ between machines.
     """
-    lengths = torch.linalg.vector_norm(updates, dim=1).double()
+    lengths = arithmetic.lengths(updates)
     limit = float(torch.sort(lengths).values[(len(lengths) - 1) // 2])
     inverse = torch.where(lengths > _NOTHING, 1.0 / lengths, torch.zeros_like(lengths))
-    directions = inverse.float() @ updates
+    directions = arithmetic.weighted_sum(updates, inverse)
     zero = torch.zeros_like(directions)
     looked_at = torch.stack(
         [zero if past is None else past, zero if gradient is None else -gradient, directions]
     )
-    products = (updates @ looked_at.T).double() * inverse[:, None]
-    sizes = torch.linalg.vector_norm(looked_at[:2], dim=1).double().clamp(min=_NOTHING)
+    products = arithmetic.products(updates, looked_at) * inverse[:, None]
+    sizes = arithmetic.lengths(looked_at[:2]).clamp(min=_NOTHING)
     others = (products[:, 2] - (inverse > 0).double()) / max(1, len(updates) - 1)
     place = slice(epoch % min(SAMPLE, updates.shape[1]), None, SAMPLE)
     sampled = np.ascontiguousarray(updates[:, place].numpy())
     middle = np.sort(sampled, axis=0)
     median = torch.from_numpy((middle[(len(middle) - 1) // 2] + middle[len(middle) // 2]) / 2)
     part = torch.from_numpy(sampled)
-    spans = torch.linalg.vector_norm(part, dim=1).double() * torch.linalg.vector_norm(median).double()
-    near = (part @ median).double() / spans.clamp(min=_NOTHING)
-    odds = -(lengths.clamp(min=_NOTHING) / max(limit, _NOTHING)).log().abs()
+    spans = arithmetic.lengths(part) * arithmetic.lengths(median[None])
+    near = arithmetic.products(part, median[None])[:, 0] / spans.clamp(min=_NOTHING)
+    odds = -arithmetic.log(lengths.clamp(min=_NOTHING) / max(limit, _NOTHING)).abs()
     raw = torch.stack([products[:, 0] / sizes[0], near, products[:, 1] / sizes[1], odds, others], dim=1)
-    return Cohort(standardise(raw), lengths, limit, median, place)
+    return Cohort(standardise(raw, arithmetic), lengths, limit, median, place)
 
 
-def standardise(raw: Tensor) -> Tensor:
+def standardise(raw: Tensor, arithmetic: Arithmetic) -> Tensor:
     """Each column of `raw` [n, k] centred by its median, scaled by its median deviation, squashed to (-3, 3).
 
     By medians, so that fewer than half of the inputs cannot choose the scale on which they are judged.
@@ -68,4 +72,4 @@ def standardise(raw: Tensor) -> Tensor:
     centred = raw - torch.sort(raw, dim=0).values[(len(raw) - 1) // 2]
     deviation = torch.sort(centred.abs(), dim=0).values[len(raw) // 2]
     scaled = centred / (1.4826 * deviation).clamp(min=1e-9)
-    return SQUASH * torch.tanh(scaled / SQUASH)
+    return SQUASH * arithmetic.tanh(scaled / SQUASH)

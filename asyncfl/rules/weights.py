@@ -7,6 +7,8 @@ from typing import Final
 import torch
 from torch import Tensor
 
+from asyncfl.rules.exact import tree_sum
+
 UNITS: Final = 1 << 16
 
 
@@ -16,7 +18,8 @@ def round_weights(raw: Tensor) -> Tensor:
     What rounding leaves over goes to the largest weight (the earliest of equal ones). A last bit of `raw` that differs
     between machines shows only where a weight is just between two multiples (protocol section 6).
     """
-    shares = raw.to(torch.float64) / raw.to(torch.float64).sum()
+    values = raw.to(torch.float64)
+    shares = values / tree_sum(values)
     units = (shares * UNITS).round_().to(torch.int64)
     largest = int(torch.sort(units, descending=True, stable=True).indices[0])
     units[largest] += UNITS - int(units.sum())

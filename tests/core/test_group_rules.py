@@ -7,6 +7,7 @@ from typing import get_args
 
 import numpy as np
 import pytest
+import torch
 
 from asyncfl.errors import ParameterError, RuleError
 from asyncfl.group_rules import (
@@ -42,7 +43,7 @@ def test_every_rule_can_be_chosen_but_those_that_need_a_reference() -> None:
         ("centered_clipping", {"steps": 2.5}, "steps must be a whole number"),
         ("centered_clipping", {"steps": 0}, "at least one"),
         ("multi_krum", {"selected": True}, "selected must be a whole number"),
-        ("bucketing", {"seed": "x"}, "leave it out"),
+        ("bucketing", {"seed": "x"}, "no option 'seed'; its options are then, size"),
         ("bucketing", {"then": "bucketing"}, "one of mean, median"),
         ("nearest_neighbor_mixing", {"then": "fltrust"}, "one of mean, median"),
     ],
@@ -66,7 +67,9 @@ def test_options_reach_the_rule_and_bad_groups_are_rounded_up() -> None:
     )
     assert (made.rule.then, made.rule.size) == (RULES["krum"](), 3)
     assert [made.byzantine(inputs) for inputs in (1, 3, 10, 20)] == [1, 1, 3, 6]
-    assert made.drawn_with(b"a") != made.drawn_with(b"b")
+    means = torch.arange(40.0).view(20, 2) ** 2
+    drawn = {tuple(made.combine(means, bytes([seed]), None)[0].tolist()) for seed in range(5)}
+    assert len(drawn) > 1
 
 
 def test_the_probability_of_a_clean_group_is_that_of_all_groups_there_are() -> None:
