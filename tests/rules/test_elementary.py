@@ -37,7 +37,7 @@ def inputs(epoch: int) -> torch.Tensor:
 
 
 def test_fedaot_with_exact_arithmetic_is_fedaot_and_its_bits_are_those_of_every_machine() -> None:
-    """The digest is that of vector units of 128 to 512 bits and none (ATEN_CPU_CAPABILITY), and any number of threads."""
+    """The digest is that of vector units and of none (ATEN_CPU_CAPABILITY=default), and of any number of threads."""
     fast, exact, learned = FedAOT(), FedAOT(arithmetic=EXACT), hashlib.sha256()
     for epoch in range(5):
         quick, same = fast.step(inputs(epoch), 2), exact.step(inputs(epoch), 2)
