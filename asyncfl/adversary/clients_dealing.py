@@ -109,6 +109,25 @@ class OffThePolynomial(Dealer):
 
 
 @attacker(
+    "copied-shares", CLIENT,
+    tries="puts the boxes and commitments of an honest upload that a colluding replica has seen into its own, so that "
+    "replicas show the shares in them as evidence against it",
+    rule="a commitment names its dealer, and a share that opens none is shown to nobody (section 3)",
+    without=("commitments-of-nobody",),
+)  # fmt: skip
+class CopiedShares(Dealer):
+    def tamper(self, dealing: Dealing) -> tuple[Manifest, bytes]:
+        seen = [
+            manifest.core
+            for manifest in self.me.coven.manifests.values()
+            if manifest.core.client not in self.me.coven.identities
+        ]
+        if not seen:
+            return dealing.rebuild()
+        return dealing.rebuild(boxes=seen[-1].boxes, share_digests=seen[-1].share_digests)
+
+
+@attacker(
     "false-proof", CLIENT,
     tries="publishes random projections",
     rule=PROOF,

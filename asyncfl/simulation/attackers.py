@@ -21,6 +21,9 @@ class Attack:
     node: str
     name: str
 
+    def __str__(self) -> str:
+        return f"{self.node} attacks: {self.name}"
+
 
 def corrupt(simulation: Simulation, attacks: Sequence[Attack]) -> Coven:
     """Let the named nodes misbehave from the start; they share one coven, which is returned."""

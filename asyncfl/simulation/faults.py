@@ -48,6 +48,9 @@ class Crash(Passing):
     at: float
     seconds: float
 
+    def __str__(self) -> str:
+        return f"{self.node} crashes at {self.at:g} s, and starts again {self.seconds:g} s later"
+
 
 @dataclass(frozen=True, slots=True)
 class CrashAtEffect(Misfortune):
@@ -57,6 +60,9 @@ class CrashAtEffect(Misfortune):
     count: int
     down: float
 
+    def __str__(self) -> str:
+        return f"{self.node} crashes before its effect {self.count}, and starts again {self.down:g} s later"
+
 
 @dataclass(frozen=True, slots=True)
 class Partition(Passing):
@@ -65,6 +71,9 @@ class Partition(Passing):
     nodes: tuple[str, ...]
     at: float
     seconds: float
+
+    def __str__(self) -> str:
+        return f"{', '.join(self.nodes)} cut off from all others at {self.at:g} s, for {self.seconds:g} s"
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +85,9 @@ class Disconnection(Passing):
     at: float
     seconds: float
 
+    def __str__(self) -> str:
+        return f"{self.first} and {self.second} cannot reach each other from {self.at:g} s on, for {self.seconds:g} s"
+
 
 @dataclass(frozen=True, slots=True)
 class Hold(Misfortune):
@@ -85,6 +97,11 @@ class Hold(Misfortune):
     target: str
     seconds: float
     until: float
+
+    def __str__(self) -> str:
+        kind = "everything" if self.kind == "*" else f"every {self.kind}"
+        target = "everybody" if self.target == "*" else self.target
+        return f"{kind} to {target} is held for {self.seconds:g} s, until {self.until:g} s"
 
     @property
     def end(self) -> float:
@@ -99,12 +116,18 @@ class Skew(Misfortune):
     rate: float
     offset: float
 
+    def __str__(self) -> str:
+        return f"the clock of {self.node} shows {self.offset:g} s + {self.rate:g} times the time"
+
 
 @dataclass(frozen=True, slots=True)
 class Duplicates(Misfortune):
     """Every message arrives twice with this probability."""
 
     probability: float
+
+    def __str__(self) -> str:
+        return f"every message arrives twice with probability {self.probability:g}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +145,14 @@ class RosterChange(Passing):
     returning: tuple[str, ...]
     joining: int
     told: tuple[str, ...]
+
+    def __str__(self) -> str:
+        changes = [f"{name} leaves" for name in self.leaving] + [f"{name} returns" for name in self.returning]
+        changes += [f"{self.joining} join"] * bool(self.joining)
+        return (
+            f"at {self.at:g} s the operator signs a roster for {self.ahead} epochs beyond the front and tells "
+            f"{', '.join(self.told)}: {', '.join(changes) or 'the same members'}"
+        )
 
 
 Fault = Crash | CrashAtEffect | Partition | Disconnection | Hold | Skew | Duplicates | RosterChange

@@ -1,6 +1,7 @@
 """Sees every effect of a simulated run, knows all secrets, and says what must never happen (rules S1 to S4).
 
 S1  nothing but the sums of whole, disjoint, locked groups is opened, or can be computed from all that was given away
+    (most of it in `disclosures`); nobody else chooses a client's cell; clients are given models and nothing else
 S2  honest replicas with the same entries have the same model, bit for bit
 S3  an honest client trains only on a model that an honest replica computed
 S4  no promise leaves a node before what it rests on is on disk, none is ever contradicted, and nobody honest is blamed
@@ -10,23 +11,24 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import Final
 
-import numpy as np
-
-from asyncfl import masking
 from asyncfl.client.context import PENDING
 from asyncfl.client.jobs import TrainAndProtect
-from asyncfl.effects import Compute, Effect, Notify, Persist, Put, Send, SendBlob, Table
-from asyncfl.errors import AsyncflError, InvalidEvidence, InvalidItem
+from asyncfl.effects import Compute, Delete, Effect, Notify, Persist, Put, Send, SendBlob, Table
+from asyncfl.errors import AsyncflError, InvalidEvidence
 from asyncfl.evidence import decode_evidence, find_culprit
 from asyncfl.evidence import verify as verify_evidence
-from asyncfl.masking.protect import SALT_BYTES
 from asyncfl.messages import (
     Attest,
+    Convictions,
+    Entry,
+    Exhibit,
     Front,
     GroupId,
     Leave,
+    Lock,
     LockContent,
     Locked,
     Manifest,
@@ -41,53 +43,32 @@ from asyncfl.messages import (
 from asyncfl.replica import Replica
 from asyncfl.rosters import roster_key
 from asyncfl.simulation.deployment import Simulation, running_replica
-from asyncfl.simulation.knowledge import components, computable_sums, span_contains
+from asyncfl.simulation.disclosures import Disclosures, Violation
 from asyncfl.simulation.network import Node
-from asyncfl.simulation.rule_four import is_misplaced, objections
+from asyncfl.simulation.rule_four import is_misplaced
 from asyncfl.wire import unpack
 
-
-@dataclass(frozen=True, slots=True)
-class Violation:
-    """A broken rule: which, when (virtual seconds), where, and what happened."""
-
-    rule: str
-    time: float
-    node: str
-    text: str
-
-    def __str__(self) -> str:
-        return f"{self.rule} at {self.time:.3f} s, {self.node}: {self.text}"
+KEPT: Final = frozenset({Table.LOCKS, Table.SEEN, Table.PRIVACY, Table.ITEMS, Table.ROSTERS, Table.EVIDENCE})
+"""Tables from which nothing is ever deleted."""
+FIXED: Final = frozenset({Table.LOCKS, Table.SEEN, Table.PRIVACY, Table.ROSTERS})
+"""Tables in which nothing is ever written over."""
 
 
-class Observer:
+class Observer(Disclosures):
     """Attach before `start`; whoever is not in `malicious` (public keys) is held to the rules."""
 
     def __init__(self, simulation: Simulation, malicious: Collection[bytes] = ()) -> None:
-        self.simulation = simulation
-        self.malicious = frozenset(malicious)
-        self.violations: list[Violation] = []
-        federation = simulation.federation
-        self._replicas = federation.replica_index
-        self._identities = {identity.public: identity for identity in simulation.replica_ids}
-        self.manifests: dict[bytes, Manifest] = {}
+        super().__init__(simulation, malicious)
         self._uploads: dict[tuple[bytes, int], bytes] = {}
         self._vouched: dict[tuple[bytes, bytes, int], bytes] = {}
         self._locked: dict[tuple[bytes, object], bytes] = {}
-        self._signers: dict[bytes, set[bytes]] = defaultdict(set)
-        self.contents: dict[bytes, LockContent] = {}
-        """Every content that an honest replica wrote down as locked or revealed, by group digest."""
-        self.answers: dict[bytes, set[int]] = defaultdict(set)
-        """Points at which honest replicas gave sums of shares, by group digest."""
         self.evidence: set[str] = set()
         """Kinds of evidence that honest parties hold."""
-        self._judged: set[bytes] = set()
-        """Groups whose members were looked at."""
-        self._totals: dict[tuple[bytes, int], bytes] = {}
-        """Answers that were checked, by group and point: each is sent to everybody."""
-        self._answered: dict[tuple[bytes, int], bytes] = {}
-        """The group in which an upload (client, epoch) was answered."""
+        self._convicted: dict[bytes, set[bytes]] = defaultdict(set)
+        """Against whom each honest party has evidence on its disk."""
         self._models: set[bytes] = set()
+        self._versions: dict[bytes, bytes] = {}
+        """The model of each version, as an honest replica computed it."""
         self._model_of: dict[bytes, bytes] = {}
         self._attested: dict[GroupId, bytes] = {}
         self._opened: set[bytes] = set()
@@ -115,6 +96,9 @@ class Observer:
             return
         if isinstance(effect, Persist):
             self._check_evidence(node, effect)
+            self._check_what_is_kept(node, effect)
+        elif isinstance(effect, Send) and isinstance(effect.message, Exhibit | Convictions):
+            self._on_evidence(node, effect.message)
         elif isinstance(effect, Notify) and effect.event == "contradicted_itself":
             self._fail("S4", node, f"its own signatures convict it: {effect.fields['kind']}")
         if node.key in self._replicas:
@@ -122,6 +106,8 @@ class Observer:
                 self._note_contents(node, effect)
             elif isinstance(effect, Send):
                 self._on_replica_sends(node, effect.message)
+            elif isinstance(effect, SendBlob):
+                self._on_replica_sends_blob(node, effect)
         else:
             self._on_client(node, effect)
 
@@ -157,10 +143,32 @@ class Observer:
             if find_culprit(federation, evidence) not in self.malicious:
                 self._fail("S4", node, f"an honest party is blamed: {evidence.NAME}")
             self.evidence.add(evidence.NAME)
+            self._convicted[node.key].add(find_culprit(federation, evidence))
+
+    def _on_evidence(self, node: Node, message: Exhibit | Convictions) -> None:
+        """What is told of others is on disk; a share that is shown is nobody else's."""
+        if isinstance(message, Convictions):
+            if not self._convicted[node.key].issuperset(message.culprits):
+                self._fail("S4", node, "says that it holds evidence which is not on its disk")
+            return
+        if message.evidence not in node.durable[Table.EVIDENCE].values():
+            self._fail("S4", node, "shows evidence that is not on its disk")
+        self._on_exhibit(node, message)
+
+    def _check_what_is_kept(self, node: Node, effect: Persist) -> None:
+        """Some rows are never deleted, and some never written over: promises of all time rest on them."""
+        for write in effect.writes:
+            held = node.durable[write.table].get(write.key)
+            if isinstance(write, Delete):
+                if write.table in KEPT:
+                    self._fail("S4", node, f"a row of {write.table} is deleted")
+            elif write.table in FIXED and held not in (None, write.value):
+                self._fail("S4", node, f"a row of {write.table} is written over")
 
     def _note_model(self, node: Node, version: bytes, model: bytes) -> None:
         """A model counts as an honest replica's from its row on: the vote may still find nobody to hear it."""
         self._models.add(model)
+        self._versions[version] = model
         record = self._machine(node).models.records.get(version)
         if record is not None:
             self._entries[version] = record.entries
@@ -183,6 +191,7 @@ class Observer:
                 content = LockContent.decode(write.value)
                 group = content.digest()
                 self.contents[group] = content
+                self.written[node.key].add(group)
                 if content.id.coordinator == self._replicas[node.key]:
                     self._signers[group].add(node.key)  # Its own vote never travels as a message.
 
@@ -199,6 +208,11 @@ class Observer:
                 self._on_locked(node, group_id, group)
             case ShareSum():
                 self._on_share_sum(node, message)
+            case Entry():
+                self._on_entry(node, message)
+            case Lock(content=content):
+                if content.digest() not in self.written[node.key]:
+                    self._fail("S4", node, "locks are asked for before its own is on disk")
             case ModelVote():
                 self._on_model_vote(node, message)
             case Front(front=front, roster=roster, statement=statement):
@@ -213,7 +227,11 @@ class Observer:
                     self._fail("S4", node, "an attestation of an item that is not on disk")
                 known = self._attested.setdefault(group_id, item)
                 if known != item:
-                    self._fail("S2", node, f"honest replicas attest different sums of {group_id}")
+                    self._fail("S2", node, "honest replicas attest different sums of one group")
+
+    def _on_replica_sends_blob(self, node: Node, effect: SendBlob) -> None:
+        if effect.peer not in self._replicas and effect.digest not in self._models:
+            self._fail("S1", node, "gives a client what is no model")
 
     def _on_share_ok(self, node: Node, message: ShareOk) -> None:
         known = self._vouched.setdefault((node.key, message.client, message.epoch), message.manifest)
@@ -230,56 +248,21 @@ class Observer:
         return any(member.manifest == manifest for item in items for member in item.members)
 
     def _on_locked(self, node: Node, group_id: GroupId, group: bytes) -> None:
-        rows = node.durable[Table.LOCKS].values()
-        content = next((c for c in map(LockContent.decode, rows) if c.digest() == group), None)
-        if content is None:
+        if group not in self.written[node.key]:
             self._fail("S4", node, "a lock was signed before it was on disk")
             return
+        content = self.contents[group]
         self._signers[group].add(node.key)
-        for thing in (group_id, *((member.client, member.epoch) for member in content.members)):
-            known = self._locked.setdefault((node.key, thing), group)
-            if known != group:
-                self._fail("S4", node, f"locked one id or upload in two groups: {thing}")
-
-    def _on_share_sum(self, node: Node, message: ShareSum) -> None:
-        """S1 at the moment an answer leaves."""
-        content = self.contents.get(message.group)
-        if content is None:
-            self._fail("S1", node, "a sum of shares of a group that no honest replica wrote down")
-            return
-        parameters = self.simulation.parameters
-        if len(self._signers[message.group]) < parameters.quorum - parameters.byzantine:
-            self._fail("S1", node, "a sum of shares of a group that fewer than n-t replicas locked")
-        self._check_content(node, message.group, content)
+        where = f"{group_id.epoch}/{group_id.cell}/{group_id.coordinator}/{group_id.part}"
+        things: list[tuple[object, str]] = [(group_id, f"two groups under the id {where}")]
         for member in content.members:
-            known = self._answered.setdefault((member.client, member.epoch), message.group)
-            if known != message.group:
-                self._fail("S1", node, "an upload was answered in two groups")
-        point = self._replicas[node.key] + 1
-        self.answers[message.group].add(point)
-        if self._totals.get((message.group, point)) != message.total:
-            self._totals[message.group, point] = message.total
-            self._check_total(node, content, message.total)
-
-    def _check_content(self, node: Node, group: bytes, content: LockContent) -> None:
-        if group in self._judged:
-            return
-        self._judged.add(group)
-        manifests = [self.manifests[member.manifest] for member in content.members]
-        for objection in objections(content, manifests, self.simulation.federation, self.simulation.rosters):
-            self._fail("S1", node, objection)
-
-    def _check_total(self, node: Node, content: LockContent, total: bytes) -> None:
-        """An honest replica's answer is the sum of its shares of all members, and nothing else."""
-        index, identity = self._replicas[node.key], self._identities[node.key]
-        boxes = [self.manifests[member.manifest].core.boxes[index] for member in content.members]
-        shares = [identity.unseal(box)[SALT_BYTES:] for box in boxes]
-        try:
-            is_right = masking.sum_packed(shares, self.simulation.federation) == total
-        except InvalidItem:
-            is_right = False
-        if not is_right:
-            self._fail("S1", node, "an answer is not the sum of the shares of all members")
+            named = self.simulation.network.nodes.get(member.client)
+            whose = member.client.hex()[:6] if named is None else named.name
+            upload = f"the upload of {whose} for epoch {member.epoch} in two groups"
+            things.append(((member.client, member.epoch), upload))
+        for thing, what in things:
+            if self._locked.setdefault((node.key, thing), group) != group:
+                self._fail("S4", node, f"locked {what}")
 
     def _on_model_vote(self, node: Node, message: ModelVote) -> None:
         if node.durable[Table.MODELS].get(message.version) != message.model:
@@ -311,6 +294,10 @@ class Observer:
         if job.model not in self._models:
             self._fail("S3", node, "trains on a model that no honest replica signed")
             return
+        if self._versions.get(job.context.base_version) != job.model:
+            self._fail(
+                "S3", node, "trains on another model than that of the version which its upload will name"
+            )
         entries = self._entries.get(job.context.base_version)
         if entries is None:
             return
@@ -322,6 +309,8 @@ class Observer:
 
     def _on_upload(self, node: Node, manifest: Manifest) -> None:
         core, name = manifest.core, manifest.digest()
+        if core.client == node.key:
+            self._on_dealing(node, manifest)
         if self._uploads.setdefault((core.client, core.epoch), name) != name:
             self._fail("S4", node, f"two uploads for epoch {core.epoch}")
         if node.durable[Table.META].get(PENDING) != manifest.encode():
@@ -342,32 +331,6 @@ class Observer:
             self._fail("S4", node, "payload bytes leave that are not those of the upload on disk")
 
     # the end
-
-    def check_knowledge(self) -> None:
-        """S1 over everything: the sums that all attackers together can compute are those of opened groups."""
-        federation, parameters = self.simulation.federation, self.simulation.parameters
-        members = {group: [m.manifest for m in self.contents[group].members] for group in self.answers}
-        corrupt = [index + 1 for key, index in self._replicas.items() if key in self.malicious]
-        for component in components(members):
-            uploads = sorted({upload for group in component for upload in members[group]})
-            known = [u for u in uploads if self.manifests[u].core.client in self.malicious]
-            answers = [(members[g], point) for g in component for point in self.answers[g]]
-            basis = computable_sums(
-                uploads,
-                answers=answers,
-                known_points=corrupt,
-                known_uploads=known,
-                coefficients=parameters.threshold,
-                modulus=parameters.modulus,
-            )
-            allowed = np.zeros((len(component) + len(known), len(uploads)), dtype=np.int64)
-            for row, group in enumerate(sorted(component)):
-                allowed[row, [uploads.index(upload) for upload in members[group]]] = 1
-            for row, upload in enumerate(known, len(component)):
-                allowed[row, uploads.index(upload)] = 1
-            if not span_contains(allowed, basis, federation.parameters.modulus):
-                node = self.simulation.network.nodes[federation.replica_keys[0]]
-                self._fail("S1", node, "the attackers can compute a sum that is not that of whole groups")
 
     def check_models(self) -> None:
         """S2 over the certified models at the end."""

@@ -9,6 +9,7 @@ from typing import Final, get_args
 import numpy as np
 
 from asyncfl.parameters import Parameters, RuleName
+from asyncfl.replica.gossip import RECENT_ROWS
 from asyncfl.simulation.attackers import ATTACKERS, Attack
 from asyncfl.simulation.faults import (
     Crash,
@@ -30,6 +31,8 @@ CHANGES: Final = 0.3
 """Part of all seeds in which the operator changes the roster."""
 CHANGING_EPOCHS: Final = 7
 """Of a run in which rosters change: some epochs must be left after the last change."""
+LONG_RUNS: Final = 0.04
+"""Part of all other seeds that go on for more epochs than a VIEW has rows."""
 _HELD: Final = ("*", "Upload", "Relay", "ShareOk", "Lock", "Locked", "Reveal", "ShareSum", "Entry", "Attest",
          "View", "ModelVote", "Task", "Front", "Stored", "Ready")  # fmt: skip
 
@@ -61,17 +64,32 @@ class Scenario:
                     names.update(several)
                 case Disconnection(first=first, second=second):
                     names.update((first, second))
-                case RosterChange(leaving=leaving, returning=returning):
-                    names.update((*leaving, *returning))
+                case RosterChange(leaving=leaving, returning=returning, told=told):
+                    names.update((*leaving, *returning, *told))
                 case Duplicates():
                     pass
         return names
+
+    def __str__(self) -> str:
+        attackers, faults, rule = (
+            len(self.attacks),
+            len(self.faults),
+            f", rule {self.rule}" * (self.rule != "mean"),
+        )
+        return (
+            f"{self.replicas} replicas (t = {self.byzantine}), {_count(self.clients, 'client')}, "
+            f"{_count(self.epochs, 'epoch')}, {_count(attackers, 'attacker')}, {_count(faults, 'fault')}{rule}"
+        )
 
     def parameters(self) -> Parameters:
         return Parameters.for_clients(
             self.clients, replicas=self.replicas, byzantine=self.byzantine, preset="tiny",
             cell_size=self.cell_size, rule=self.rule, bad_groups=0.0 if self.rule == "mean" else BAD_GROUPS,
         )  # fmt: skip
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number or 'no'} {what}{'' if number == 1 else 's'}"
 
 
 def draw(seed: int, *, replicas: int, byzantine: int, attack: str | None = None) -> Scenario:
@@ -89,9 +107,23 @@ def draw(seed: int, *, replicas: int, byzantine: int, attack: str | None = None)
         seed, replicas, byzantine, clients,
         latency=(slowest / 10, slowest), faults=faults, attacks=attacks, rule=rule,
     )  # fmt: skip
-    # Numbers of its own, so that a seed's other draws stay what they are.
+    # Numbers of their own, so that a seed's other draws stay what they are.
     rng = np.random.default_rng([seed, replicas, byzantine, 1])
-    return _with_roster_changes(rng, scenario, attack) if rng.random() < CHANGES else scenario
+    if rng.random() < CHANGES:
+        return _with_roster_changes(rng, scenario, attack)
+    rng = np.random.default_rng([seed, replicas, byzantine, 2])
+    return _with_a_long_absence(rng, scenario) if rng.random() < LONG_RUNS else scenario
+
+
+def _with_a_long_absence(rng: np.random.Generator, scenario: Scenario) -> Scenario:
+    """The same over so many epochs that a replica which was away must ask for rows that no VIEW lists."""
+    hostile = {chosen.node for chosen in scenario.attacks}
+    honest = [name for j in range(scenario.replicas) if (name := f"replica-{j}") not in hostile]
+    away, at = str(rng.choice(honest)), round(float(rng.uniform(0.5, 4)), 2)
+    seconds = round(float(rng.uniform(15, 60)), 2)
+    absence = Crash(away, at, seconds) if rng.random() < 0.5 else Partition((away,), at, seconds)
+    epochs = int(rng.integers(RECENT_ROWS + 3, RECENT_ROWS + 9))
+    return replace(scenario, epochs=epochs, faults=(*scenario.faults, absence))
 
 
 def _with_roster_changes(rng: np.random.Generator, scenario: Scenario, attack: str | None) -> Scenario:

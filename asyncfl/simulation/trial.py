@@ -9,29 +9,28 @@ from typing import Final
 
 import numpy as np
 
-from asyncfl.effects import Table
-from asyncfl.replica import Replica
 from asyncfl.simulation.attackers import corrupt
-from asyncfl.simulation.deployment import Simulation, running_replica
+from asyncfl.simulation.deployment import Simulation
+from asyncfl.simulation.disclosures import Violation
 from asyncfl.simulation.faults import RosterChange, apply
-from asyncfl.simulation.network import Node
-from asyncfl.simulation.observer import Observer, Violation
+from asyncfl.simulation.observer import Observer
+from asyncfl.simulation.progress import Progress
 from asyncfl.simulation.randomness import Seeded
 from asyncfl.simulation.scenario import Scenario
 from asyncfl.simulation.sharing import Shared
-from asyncfl.simulation.tracing import Event, record
-from asyncfl.simulation.turnover import arrange, is_enrolled
+from asyncfl.simulation.tracing import Event, Line, record
+from asyncfl.simulation.turnover import arrange
 
 LIMIT: Final = 400.0
 """Virtual seconds after the last fault within which every honest client must be done."""
 DRAIN: Final = 60.0
-"""Virtual seconds within which honest replicas must then agree."""
-TRACE_LENGTH: Final = 400
+"""Virtual seconds within which honest replicas must then agree, and have opened and certified what there is."""
+TRACE_LENGTH: Final = 600
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What came of a run. `trace` are the last events before its end, one line each."""
+    """What came of a run. `trace` are the last events before its end."""
 
     scenario: Scenario
     violations: tuple[Violation, ...]
@@ -41,7 +40,7 @@ class Outcome:
     sent: int
     events: int
     seconds: float
-    trace: tuple[str, ...] = field(repr=False)
+    trace: tuple[Line, ...] = field(repr=False)
 
     @property
     def kind(self) -> str | None:
@@ -82,59 +81,30 @@ def run(
     observer = Observer(simulation, hostile)
     apply(network, scenario.faults)
     simulation.start()
-    clients = [key for key in (i.public for i in simulation.client_ids) if key not in hostile]
-    replicas = [key for key in simulation.federation.replica_keys if key not in hostile]
-
-    def is_done(key: bytes) -> bool:
-        machine = network.nodes[key].machine
-        if machine is None:
-            return not is_enrolled(simulation, key)
-        return bool(machine.status(network.now)["done"])
+    progress = Progress(simulation, hostile)
 
     def is_over() -> bool:
-        return bool(observer.violations) or (all(map(is_done, clients)) and network.now >= quiet)
-
-    def agree() -> bool:
-        machines = running()
-        versions = {machine.context.version for machine in machines}
-        return bool(observer.violations) or (len(machines) == len(replicas) and len(versions) == 1)
-
-    def running() -> list[Replica]:
-        machines = (running_replica(network.nodes[key]) for key in replicas)
-        return [machine for machine in machines if machine is not None]
-
-    def unopened() -> list[str]:
-        """Groups that n-t replicas have locked and that an honest replica has not in its ledger."""
-        waiting = [group for machine in running() for group in machine.opening.groups]
-        return [f"{group.epoch}/{group.cell}/{group.coordinator}/{group.part}" for group in waiting]
+        return bool(observer.violations) or (
+            network.now >= quiet and all(map(progress.is_done, progress.clients))
+        )
 
     def is_settled() -> bool:
-        return agree() and (bool(observer.violations) or not unopened())
+        return bool(observer.violations) or progress.unsettled() is None
 
     quiet = max((fault.end for fault in scenario.faults), default=0.0)
     stalled = None
     if not _run(simulation, is_over, quiet + LIMIT):
-        late = [network.nodes[key] for key in clients if not is_done(key)]
-        stalled = "; ".join(_describe(node, network.now) for node in late[:4])
+        stalled = progress.late()
     elif not _run(simulation, is_settled, DRAIN):
-        stalled = (
-            f"locked groups never open: {', '.join(sorted(set(unopened())))}"
-            if agree()
-            else "honest replicas hold different entries for ever"
-        )
-    ended = network.now
+        stalled = progress.unsettled()
+    ended, names = network.now, {key: node.name for key, node in network.nodes.items()}
     if drain and stalled is None and not observer.violations:
         network.run(seconds=drain)
     observer.check_knowledge()
     observer.check_models()
-    largest = max((machine.context.ledger for machine in running()), key=lambda ledger: ledger.entries)
-    if stalled is None and not largest.entries:
-        stalled = "no group was ever opened"
-    sent = sum(len(network.nodes[key].durable[Table.PRIVACY]) for key in clients)
-    included = sum(largest.counts.get(key, 0) for key in clients)
     return Outcome(
-        scenario, tuple(observer.violations), stalled, largest.entries, included, sent, network.delivered,
-        ended, tuple(map(str, trace)),
+        scenario, tuple(observer.violations), stalled, progress.entries, progress.included, progress.sent,
+        network.delivered, ended, tuple(event.line(names) for event in trace),
     )  # fmt: skip
 
 
@@ -147,10 +117,3 @@ def _run(simulation: Simulation, until: Callable[[], bool], seconds: float) -> b
             return True
         network.run(seconds=min(0.5, deadline - network.now))
     return until()
-
-
-def _describe(node: Node, now: float) -> str:
-    if node.machine is None:
-        return f"{node.name} is down"
-    status = node.machine.status(now)
-    return f"{node.name} at epoch {status['epoch']}: {status['waiting_for']}"

@@ -86,6 +86,8 @@ def _show(pieces: list[Piece], *, verdicts: bool) -> None:
     for piece in pieces:
         told = f"{_verdict(piece)}  " if verdicts else ""
         output.print(f"{told}[bold]{escape(piece.culprit or 'nobody')}[/] {_sentence(piece)}", soft_wrap=True)
+        if piece.objection is not None:
+            output.print(f"  {_objection(piece)}", soft_wrap=True)
         held = f"{piece.kind or 'not readable'} {piece.digest[:12]}, held by {_holders(piece.held_by)}"
         output.print(f"  [dim]{held}[/]", soft_wrap=True)
     if verdicts:
@@ -96,8 +98,12 @@ def _show(pieces: list[Piece], *, verdicts: bool) -> None:
 def _sentence(piece: Piece) -> str:
     if piece.objection is None:
         return escape(piece.what)
+    return f"is said to have {escape(piece.what or 'lied')}:"
+
+
+def _objection(piece: Piece) -> str:
     colour = "red" if piece.judged else "yellow"
-    return f"is said to have {escape(piece.what or 'lied')}: [{colour}]{escape(piece.objection)}[/]"
+    return f"[{colour}]{escape(piece.objection or '')}[/]"
 
 
 def _verdict(piece: Piece) -> str:

@@ -15,7 +15,7 @@ from node.commands.common import ExitCode, JsonFile, messages, output, write_jso
 if TYPE_CHECKING:
     from asyncfl.simulation.trial import Outcome
 
-SHOWN = 60
+SHOWN = 40
 """Lines of a failing run's trace."""
 
 
@@ -66,13 +66,14 @@ def simulate(
     for outcome in run_campaign(campaign):
         outcomes.append(outcome)
         if outcome.kind is not None:
-            messages.print(f"seed {outcome.scenario.seed}: {escape(_verdict(outcome))}", soft_wrap=True)
+            told = f"seed {outcome.scenario.seed}: {escape(_verdict(outcome))}"
+            messages.print(told, soft_wrap=True, highlight=False)
         elif len(outcomes) % 50 == 0:
             messages.print(f"{len(outcomes)} of {seeds} seeds, {time.perf_counter() - started:.0f} s")
     failing = [outcome for outcome in outcomes if outcome.kind is not None]
-    result = _result(outcomes, failing, time.perf_counter() - started)
+    result = _result(outcomes, failing, attack, time.perf_counter() - started)
     if failing:
-        _explain(failing[0])
+        _explain(failing[0], attack)
     if json is not None:
         write_json(result, json)
     if str(json) != "-":
@@ -111,7 +112,11 @@ def _verdict(outcome: Outcome) -> str:
     return f"stalled: {outcome.stalled}"
 
 
-def _result(outcomes: list[Outcome], failing: list[Outcome], seconds: float) -> dict[str, Any]:
+def _result(
+    outcomes: list[Outcome], failing: list[Outcome], attack: str | None, seconds: float
+) -> dict[str, Any]:
+    from asyncfl.simulation.telling import command_of
+
     return {
         "seeds": len(outcomes),
         "violations": sum(bool(outcome.violations) for outcome in outcomes),
@@ -123,26 +128,48 @@ def _result(outcomes: list[Outcome], failing: list[Outcome], seconds: float) -> 
             "included": sum(outcome.included for outcome in outcomes),
         },
         "failing": [
-            {"seed": outcome.scenario.seed, "rule": outcome.kind, "what": _verdict(outcome)}
+            {
+                "seed": outcome.scenario.seed,
+                "rule": outcome.kind,
+                "what": _verdict(outcome),
+                "command": command_of(outcome, attack),
+            }
             for outcome in failing
         ],
         "wall_seconds": round(seconds, 1),
     }
 
 
-def _explain(outcome: Outcome) -> None:
-    """The failing run made as small as possible, and what happened last in it."""
-    from asyncfl.simulation.shrinking import shrink
+def _explain(outcome: Outcome, attack: str | None) -> None:
+    """The failing run made as small as possible, what happened last in it, and how to run it again."""
+    from rich.table import Table
 
-    messages.print(f"\nshrinking seed {outcome.scenario.seed} …")
-    small = shrink(outcome)
-    scenario = small.scenario
+    from asyncfl.simulation.shrinking import TRIES, shrink
+    from asyncfl.simulation.telling import HEARTBEATS, command_of, last_events
+
+    scenario = outcome.scenario
     messages.print(
-        f"{scenario.replicas} replicas, {scenario.clients} clients, {scenario.epochs} epochs, latency "
-        f"{scenario.latency[0]:g} to {scenario.latency[1]:g} s"
+        f"\nseed {scenario.seed}, made smaller as long as it breaks the same rule (at most {TRIES} runs) …"
     )
-    for thing in (*scenario.attacks, *scenario.faults):
-        messages.print(f"  {escape(str(thing))}", soft_wrap=True)
-    for line in small.trace[-SHOWN:]:
-        messages.print(escape(line), soft_wrap=True, highlight=False)
-    messages.print(escape(_verdict(small)), style="bold red", soft_wrap=True)
+    small = shrink(outcome)
+    messages.print(f"before  {scenario}", highlight=False, soft_wrap=True)
+    messages.print(f"after   {small.scenario}", highlight=False, soft_wrap=True)
+    for thing in (*small.scenario.attacks, *small.scenario.faults):
+        messages.print(f"  {escape(str(thing))}", highlight=False, soft_wrap=True)
+    table = Table(box=None, padding=(0, 1, 0, 0), header_style="dim")
+    table.add_column("seconds", justify="right", no_wrap=True)
+    for heading in ("who", "to whom"):
+        table.add_column(heading, no_wrap=True)
+    table.add_column("what", overflow="fold")
+    for line in last_events(small, SHOWN):
+        kind = escape(line.kind) if line.target else f"[cyan]{escape(line.kind)}[/]"
+        table.add_row(f"{line.time:.3f}", line.node, line.target or "", f"{kind} [dim]{escape(line.said)}[/]")
+    messages.print(f"\nits last events, without {', '.join(HEARTBEATS[:-1])} and {HEARTBEATS[-1]}:\n")
+    messages.print(table)
+    messages.print(f"\n{escape(_verdict(small))}", style="bold red", soft_wrap=True)
+    messages.print(
+        f"\nthe whole run again: {escape(command_of(outcome, attack))}", highlight=False, soft_wrap=True
+    )
+    messages.print(
+        f"the small one, in Python: run({escape(repr(small.scenario))})", highlight=False, soft_wrap=True
+    )

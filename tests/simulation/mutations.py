@@ -184,6 +184,16 @@ MUTATIONS = [
         "roster-not-in-the-shuffle", "the roster's digest is in the shuffle's seed", "asyncfl.assignment:compute_seed",
         "deployment, roster_digest,", "deployment, bytes(32),", S1, quiet(),
     ),
+    # secrets
+    Mutation(
+        "one-secret-for-all", "every upload has a fresh secret", "asyncfl.masking.protect:_attempt",
+        "torch.from_numpy(stream.uniform(", "torch.from_numpy(SecretStream(bytes(32)).uniform(", S1, quiet(),
+    ),
+    Mutation(
+        "commitments-of-nobody", "a commitment to a share names its dealer", "asyncfl.masking.protect:share_digest",
+        '"asyncfl/1/share", client,', '"asyncfl/1/share", b"",', S1,
+        quiet(("replica-0", "front-behind"), ("client-0", "copied-shares"), ("client-5", "copied-shares")),
+    ),
     # answers
     Mutation(
         "answer-without-a-member", "an answer is the sum over all members", REPLICA + "jobs:SumShares.run",
@@ -234,6 +244,25 @@ MUTATIONS = [
         "context.persist(self.table.record(content))", "self.table.record(content)", S4, quiet(),
     ),
     Mutation(
+        "lock-asked-before-disk", "a coordinator's own lock is on disk before it asks for others'",
+        REPLICA + "coordination:Coordination._lock", "self.locks.table.record(content), Put(",
+        "*(self.locks.table.record(content),)[:0], Put(", S4, quiet(),
+    ),
+    Mutation(
+        "revealed-not-recorded", "a revealed group is on disk as locked before its shares are answered",
+        REPLICA + "opening:Opening._insert", "self.context.persist(self.locks.table.record(content), row)",
+        "self.locks.table.record(content); self.context.persist(row)", S4,
+        by_replica("selective-relay", clients=8, faults=(Hold("ShareSum", "*", 3.0, 30.0),)),
+    ),
+    Mutation(
+        "locks-pruned", "locks are never deleted", REPLICA + "opening:Opening.entered",
+        "Delete(Table.GROUPS, item.id.encode())", "Delete(Table.LOCKS, item.id.encode())", S4, quiet(),
+    ),
+    Mutation(
+        "evidence-before-disk", "evidence is on disk before it is told of", "asyncfl.evidence.docket:Docket._accept",
+        "around.persist(Put(Table.EVIDENCE, name, held.encoded))", "pass", S4, by_replica("wrong-sums", clients=8),
+    ),
+    Mutation(
         "share-not-on-disk", "the share is on disk before SHARE_OK", REPLICA + "uploads:Uploads.verified",
         'writes = [self._manifest_row(record), Put(Table.SHARES, digest, share or b"")]',
         "writes = [self._manifest_row(record)]", S4, quiet(),
@@ -266,6 +295,11 @@ MUTATIONS = [
     Mutation(
         "t-signatures-enough", "t+1 signatures certify", "asyncfl.parameters:Parameters.certifiers",
         "return self.byzantine + 1", "return self.byzantine", S3 | S2 | STALL, by_replica("forged-models"),
+    ),
+    Mutation(
+        "another-version-named", "an upload names the version that it was trained from",
+        CLIENT + "uploading:Uploading.train", "base_version=context.task.certificate.version", "base_version=bytes(32)",
+        S3, quiet(),
     ),
     Mutation(
         "signers-not-distinct", "the signers of a model are distinct", CLIENT + "asking:Asking._is_certified",

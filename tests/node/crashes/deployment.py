@@ -80,7 +80,8 @@ class Nodes:
 
     # processes
 
-    def start(self, *names: str, fault: Fault | None = None) -> None:
+    def start(self, *names: str, fault: Fault | None = None, lies: bool = False) -> None:
+        """`lies`: a replica that signs wrong sums of shares."""
         assert names[0] not in self.alive
         self.alive[names[0]] = self._zygote.ask(
             do="start",
@@ -90,6 +91,7 @@ class Nodes:
             log=str(self.log(names[0])),
             heard=str(self.root / f"{names[0]}.heard"),
             fault=None if fault is None else fault.encode(),
+            lies=lies,
         )
 
     def poll(self) -> None:

@@ -4,7 +4,7 @@
 
 One request a line on standard input, one answer a line on standard output. A process is a real one: it opens its
 state from the disk, listens on its socket, and ends itself when this one is gone. With a fault it dies, or finds its
-disk full, where the fault says; without, it is `asyncfl node` word for word.
+disk full, where the fault says; without, it is `asyncfl node` word for word, but for what a liar signs.
 """
 
 from __future__ import annotations
@@ -13,7 +13,10 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from asyncfl.effects import Blobs
 
 LAST_EPOCH: Final = 100_000
 
@@ -66,6 +69,8 @@ def _serve(request: dict[str, Any]) -> int:
     from tests.node.crashes import witness
     from tests.node.crashes.faults import Fault
 
+    if request["lies"]:
+        _answer_wrongly()
     names: list[str] = request["names"]
     root, is_client = Path(request["root"]), request["role"] == "client"
     runtime.Runtime.message = witness.listen(Path(request["heard"]), runtime.Runtime.message)  # type: ignore[method-assign]
@@ -89,6 +94,19 @@ def _serve(request: dict[str, Any]) -> int:
         show_error(error)
         return int(exit_code(error))
     return 0
+
+
+def _answer_wrongly() -> None:
+    """From now on this process signs sums of shares that are not those of its shares."""
+    from asyncfl.replica.jobs import SumShares
+
+    sum_up = SumShares.run
+
+    def run(job: SumShares, blobs: Blobs) -> bytes:
+        right = sum_up(job, blobs)
+        return right[:1] + bytes([right[1] ^ 1]) + right[2:]
+
+    SumShares.run = run  # type: ignore[method-assign]
 
 
 def _ended() -> dict[str, int]:
