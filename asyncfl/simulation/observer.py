@@ -48,9 +48,11 @@ from asyncfl.simulation.network import Node
 from asyncfl.simulation.rule_four import is_misplaced
 from asyncfl.wire import unpack
 
-KEPT: Final = frozenset({Table.LOCKS, Table.SEEN, Table.PRIVACY, Table.ITEMS, Table.ROSTERS, Table.EVIDENCE})
+KEPT: Final = frozenset(
+    {Table.LOCKS, Table.SEEN, Table.PRIVACY, Table.ITEMS, Table.ROSTERS, Table.EVIDENCE, Table.EXCLUSIONS}
+)
 """Tables from which nothing is ever deleted."""
-FIXED: Final = frozenset({Table.LOCKS, Table.SEEN, Table.PRIVACY, Table.ROSTERS})
+FIXED: Final = frozenset({Table.LOCKS, Table.SEEN, Table.PRIVACY, Table.ROSTERS, Table.EXCLUSIONS})
 """Tables in which nothing is ever written over."""
 
 
