@@ -169,11 +169,13 @@ MUTATIONS = [
     Mutation(
         "roster-as-local-state", "an upload is judged by the roster that it names, not by the newest held",
         "asyncfl.groups:check_assignment", "roster = rosters.get(core.roster)", "roster = rosters.at(core.epoch)",
-        S4, quiet(epochs=6, faults=(LATE_CHANGE, Hold("RosterStatement", "replica-3", 6.0, 30.0))),
+        S4, quiet(epochs=6, clients=12, faults=(LATE_CHANGE, *(
+            Hold("RosterStatement", f"client-{i}", 3.0, 30.0) for i in range(2, 12)
+        ))), seeds=10,
     ),
     Mutation(
         "roster-before-disk", "a roster is on disk before FRONT names it",
-        REPLICA + "rosters:RosterExchange.receive_statement", "context.persist(put_roster(message))", "pass",
+        REPLICA + "statements:StatementExchange.receive_statement", "context.persist(self.put(message))", "pass",
         S4, with_roster_changes,
     ),
     Mutation(
@@ -252,7 +254,8 @@ MUTATIONS = [
         "revealed-not-recorded", "a revealed group is on disk as locked before its shares are answered",
         REPLICA + "opening:Opening._insert", "self.context.persist(self.locks.table.record(content), row)",
         "self.locks.table.record(content); self.context.persist(row)", S4,
-        by_replica("selective-relay", clients=8, faults=(Hold("ShareSum", "*", 3.0, 30.0),)),
+        # It hears of the group from others than the coordinator, whose requests are late.
+        quiet(faults=(Hold("Lock", "replica-3", 10.0, 60.0), Hold("ShareSum", "*", 4.0, 60.0))),
     ),
     Mutation(
         "locks-pruned", "locks are never deleted", REPLICA + "opening:Opening.entered",
