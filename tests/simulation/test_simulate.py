@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from asyncfl.client import Client
 from asyncfl.client.context import State
+from asyncfl.replica.gossip import RECENT_ROWS
 from asyncfl.simulation.attackers import Attack
 from asyncfl.simulation.deployment import Simulation
 from asyncfl.simulation.faults import Crash, RosterChange
@@ -94,11 +95,13 @@ def test_a_drawn_roster_change_retires_brings_back_and_enrols() -> None:
         assert min(epochs(joiner)) >= start
 
 
-def test_some_seeds_draw_changes_of_the_roster_and_all_others_stay_what_they_were() -> None:
+def test_some_seeds_draw_changes_of_the_roster_and_a_few_long_runs() -> None:
     drawn = [draw(seed, replicas=7, byzantine=2) for seed in range(200)]
     changing = [each for each in drawn if any(isinstance(fault, RosterChange) for fault in each.faults)]
     assert 40 <= len(changing) <= 80
-    assert {each.epochs for each in drawn if each not in changing} == {3}
+    others = [each.epochs for each in drawn if each not in changing]
+    assert others.count(3) >= 0.9 * len(others)
+    assert 1 <= sum(epochs > RECENT_ROWS for epochs in others) == len(others) - others.count(3)
     changes = [fault for each in changing for fault in each.faults if isinstance(fault, RosterChange)]
     assert sum(bool(change.leaving) for change in changes) > 20
     assert sum(bool(change.joining) for change in changes) > 20
