@@ -20,6 +20,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "how-to" / "incident.md"
 POISONER = "client-11"
+NONE = {"statement": 0, "entries": 0, "epoch": 0}
 
 
 def page_commands() -> list[list[str]]:
@@ -78,9 +79,11 @@ class Machine:
             time.sleep(1.0)
 
     def newest(self) -> dict[str, Any]:
-        """The certified version under the latest exclusion, with most entries."""
+        """The certified version under the latest exclusion, with most entries; empty before there is one."""
+        if not any((self.root / "run" / "state").glob("replica-*/state.sqlite")):
+            return NONE
         versions = self.told("model", "list", "run")["versions"]
-        return max(versions, key=lambda each: (each["statement"], each["entries"]))
+        return max(versions, key=lambda each: (each["statement"], each["entries"]), default=NONE)
 
 
 @pytest.fixture
