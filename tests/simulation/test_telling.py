@@ -14,7 +14,8 @@ from asyncfl.simulation.scenario import Scenario, draw
 from asyncfl.simulation.shrinking import _smaller, shrink
 from asyncfl.simulation.trial import run
 from node.cli import app
-from tests.simulation.mutations import BY_NAME, applied, replaced
+from tests.defects import defects
+from tests.simulation.mutations import BY_NAME, applied
 
 BROKEN = BY_NAME["uploads-locked-twice"]
 SEED = ("simulate", "--seeds", "1", "--attack", "differencing", "--workers", "1")
@@ -97,8 +98,7 @@ def test_a_client_that_is_given_what_is_no_model_is_noticed() -> None:
     pull = Pull(blob=payload, offset=0)
     simulation.network.deliver(replica, simulation.client_key(0), pull)
     assert not observer.violations
-    with replaced(
-        "asyncfl.replica.machine:Replica._receive_pull", [("if replica is not None or", "if True or")]
-    ):
+    edit = ("asyncfl.replica.machine:Replica._receive_pull", "if replica is not None or", "if True or")
+    with defects([edit]):
         simulation.network.deliver(replica, simulation.client_key(0), pull)
     assert [broken.text for broken in observer.violations] == ["gives a client what is no model"]
