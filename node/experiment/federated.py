@@ -11,7 +11,6 @@ from asyncfl.client.context import State
 from asyncfl.client.jobs import Trainer
 from asyncfl.digest import content_digest
 from asyncfl.effects import Table
-from asyncfl.federation import Federation
 from asyncfl.messages import Message, Ready, Settings, Upload, encode_message
 from asyncfl.model import TrainingResult
 from asyncfl.privacy.accountant import Mechanism, epsilon
@@ -204,17 +203,18 @@ def run_asyncfl(scene: Scene) -> None:
     outcome.sent = sum(len(node.durable[Table.EPOCHS]) for node in nodes)
     outcome.virtual_seconds = simulation.network.now
     if simulation.parameters.noise_multiplier > 0:
+        mechanism = Mechanism.of(simulation.parameters, simulation.federation.dimension)
         outcome.epsilons = [
-            (at, [_spent(count, simulation.federation, experiment.delta) for count in events])
+            (at, [_spent(count, mechanism, experiment.delta) for count in events])
             for at, events in watch.events
             if at >= LATE * outcome.virtual_seconds
         ]
 
 
 @cache
-def _spent(uploads: int, federation: Federation, delta: float) -> float:
+def _spent(uploads: int, mechanism: Mechanism, delta: float) -> float:
     """Clients with equally many uploads have spent the same; the accountant takes tenths of a second."""
-    return epsilon(Mechanism.of(federation.parameters, federation.dimension), uploads, delta)
+    return epsilon(mechanism, uploads, delta)
 
 
 def _plan_events(experiment: Experiment, simulation: Simulation) -> None:
