@@ -63,6 +63,24 @@ class ItemRecord:
         return record
 
 
+@dataclass(slots=True)
+class Requested:
+    """Whom an item was asked of. Always the first of those who show it would let one silent liar keep it away."""
+
+    again_at: float = float("-inf")
+    replicas: set[int] = field(default_factory=set)
+
+    def is_due(self, replica: int, now: float) -> bool:
+        """A second time only if nobody else was left to ask for a second."""
+        return now >= self.again_at + (RESEND_SECONDS if replica in self.replicas else 0.0)
+
+    def ask(self, replica: int, now: float) -> None:
+        self.again_at = now + RESEND_SECONDS
+        if replica in self.replicas:
+            self.replicas.clear()
+        self.replicas.add(replica)
+
+
 class Items:
     """The items of one replica's ledger and those it is fetching."""
 
@@ -82,7 +100,7 @@ class Items:
         """A set in the order of arrival: what is said must not depend on how a process hashes bytes."""
         self.sums: set[bytes] = set()
         """Blobs of the opened sums in the ledger."""
-        self._requested: dict[bytes, float] = {}
+        self._requested: dict[bytes, Requested] = {}
 
     def load(self, rows: dict[bytes, bytes]) -> None:
         for name, value in rows.items():
@@ -258,14 +276,15 @@ class Items:
             self.context.send_replica(replica, self._attest(name, record))
 
     def request(self, replica: int, names: list[bytes]) -> None:
-        """Ask for items, each at most once a second."""
+        """Ask for items, each at most once a second, and everybody who has shown it before anybody again."""
         now = self.context.now
         if len(self._requested) > MAX_REQUESTED:
             self._requested.clear()
-        due = [name for name in names if now >= self._requested.get(name, 0.0)][:256]
+        asked = {name: self._requested.setdefault(name, Requested()) for name in names}
+        due = [name for name in names if asked[name].is_due(replica, now)][:256]
         if due and self.context.is_connected(replica):
             for name in due:
-                self._requested[name] = now + RESEND_SECONDS
+                asked[name].ask(replica, now)
             self.context.send_replica(replica, ItemRequest(items=tuple(due)))
 
     def tick(self) -> None:

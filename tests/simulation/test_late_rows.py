@@ -3,7 +3,7 @@
 import pytest
 
 from asyncfl.ledger import Ledger, Link
-from asyncfl.messages import View
+from asyncfl.messages import ItemRequest, View
 from asyncfl.replica import gossip
 from asyncfl.replica.gossip import RECENT_ROWS
 from asyncfl.simulation import Simulation
@@ -72,3 +72,23 @@ def test_a_replica_that_was_away_for_many_pages_catches_up_over_slow_links_while
     late = simulation.replica(3).context.ledger
     assert network.run(until=lambda: late.entries >= began, seconds=28)
     assert ledger.entries > began + 4, "training stood still"
+
+
+@pytest.mark.parametrize("silent", [0, 1, 2])
+def test_who_shows_its_ledger_and_never_answers_keeps_nobody_from_catching_up(silent: int) -> None:
+    simulation = make_simulation(6)
+    network = simulation.network
+    network.on_message = lambda source, target, message: (
+        None if isinstance(message, ItemRequest) and target.name == f"replica-{silent}" else message
+    )
+    simulation.start()
+    network.run(until=lambda: simulation.replica(0).context.ledger.last_epoch >= 2, seconds=100)
+    network.crash(simulation.replica_key(3))
+    ledger = simulation.replica(0).context.ledger
+    network.run(until=lambda: ledger.last_epoch >= 4, seconds=100)
+    network.start(simulation.replica_key(3))
+    late = simulation.replica(3).context.ledger
+    assert late.entries < ledger.entries
+    assert network.run(
+        until=lambda: not ledger.missing(late.rows()) and late.entries >= ledger.entries, seconds=40
+    )
