@@ -34,6 +34,11 @@ def compute_chain(start: bytes, rows: Iterable[Row]) -> bytes:
     return chain
 
 
+def is_ordered(row: Row) -> bool:
+    """Whether a row names its items in order, each once."""
+    return all(first < second for first, second in pairwise(row.items))
+
+
 def compute_origin(deployment: bytes) -> bytes:
     """The version of the empty ledger."""
     return digest("asyncfl/1/ledger", deployment)
@@ -253,8 +258,7 @@ class Ledger:
         entry listed twice would count twice in the model.
         """
         for row in rows:
-            ordered = all(first < second for first, second in pairwise(row.items))
-            if not ordered or any(self.items[name].id.epoch != row.epoch for name in row.items):
+            if not is_ordered(row) or any(self.items[name].id.epoch != row.epoch for name in row.items):
                 return None
             base = base.after(row, self.items)
         own = self.link_before(base.epoch + 1)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from dataclasses import dataclass, field
 
-from asyncfl.ledger import Link, Rows, compute_chain
+from asyncfl.ledger import Link, Rows, compute_chain, is_ordered
 from asyncfl.messages import Row, RowsRequest, View
 from asyncfl.messages import Rows as RowsMessage
 from asyncfl.replica.context import RESEND_SECONDS, Context
@@ -93,9 +93,8 @@ class Gossip:
             target = PeerRows(version, message.base, message.base_epoch, message.rows, message.entries)
             target.asked_at = asked_at
             known[replica] = target
-        is_due = (
-            not (target.malformed or target.following) and context.now >= target.asked_at + RESEND_SECONDS
-        )
+        is_fetched = target.malformed or self._is_fetching(target)
+        is_due = not is_fetched and context.now >= target.asked_at + RESEND_SECONDS
         if is_due and not self._is_base_known(target):
             target.pages = []
             self._ask(replica, target, 1)
@@ -140,7 +139,7 @@ class Gossip:
 
     def _reject(self, target: PeerRows) -> None:
         """Said once: nothing that comes later makes a version of it."""
-        target.malformed, target.following = True, 0
+        target.malformed, target.following, target.pages = True, 0, []
         self.context.notify("malformed_view", "warning", version=target.version.hex()[:12])
 
     def _lacking(self, target: PeerRows) -> list[bytes]:
@@ -174,12 +173,12 @@ class Gossip:
             return
         epochs = [row.epoch for row in message.rows]
         inside = not epochs or (target.awaited <= epochs[0] and epochs[-1] <= target.base_epoch)
-        if epochs != sorted(set(epochs)) or not inside:
+        ordered = all(is_ordered(row) for row in message.rows)
+        if epochs != sorted(set(epochs)) or not inside or not ordered:
             return
         target.awaited = 0
         target.pages += message.rows
         if sum(len(row.items) for row in target.pages) > target.entries:
-            target.pages = []
             self._reject(target)
             return
         self.items.request(replica, self.context.ledger.missing(target.pages))

@@ -184,12 +184,13 @@ class Models:
             votes=tuple(Vote(replica=j, signature=equal[j].signature) for j in sorted(equal)),
             statement=record.exclusion.number,
         )  # fmt: skip
-        context, at = self.context, self.context.clock_offset + self.context.now
-        context.persist(self.book.put(record.head, record.certificate, record.exclusion.name, at))
         if self.pinned is record:
             self.pinned = None
         if self.latest is None or self._rank(record) > self._rank(self.latest):
             self.latest = record
+            # Others are not written down: a liar could have one version after the other certified, each of old rows.
+            at = self.context.clock_offset + self.context.now
+            self.context.persist(self.book.put(record.head, record.certificate, record.exclusion.name, at))
             self.context.notify(
                 "certified", entries=record.entries, version=record.version.hex()[:12],
                 model=record.model.hex()[:12],

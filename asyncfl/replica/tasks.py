@@ -66,6 +66,8 @@ class Tasks:
         """Every replica answers with its front; the one that is asked also with TASK or WAIT."""
         context = self.context
         if context.inclusion.has_left(client):
+            self.forget(client)
+            self.scheduler.release(client)
             if client in context.inclusion.excluded:
                 context.send(client, self.signed_front())
                 context.send(
@@ -146,6 +148,8 @@ class Tasks:
         context = self.context
         asking = self.asking[client]
         limit = context.inclusion.front + context.parameters.window
+        if context.inclusion.has_left(client):
+            return "it takes part no more"
         if asking.epoch > limit:
             return f"epoch {asking.epoch} is beyond front + window = {limit}"
         if not context.rosters.may_take_part(client, asking.epoch):

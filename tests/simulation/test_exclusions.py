@@ -6,7 +6,7 @@ from asyncfl.client.context import State
 from asyncfl.effects import Table
 from asyncfl.fold import FoldCache, FoldJob
 from asyncfl.ledger import Ledger
-from asyncfl.messages import ExclusionStatement, View
+from asyncfl.messages import ExclusionStatement, Task, View
 from asyncfl.replica import Replica
 from asyncfl.simulation import Simulation
 from tests.core.builders import make_parameters
@@ -114,11 +114,18 @@ def test_a_statement_may_come_before_the_entries_that_it_takes_out() -> None:
 def test_an_excluded_client_takes_no_part_and_nobody_waits_for_it() -> None:
     incident = Incident(seed=2)
     incident.until_front(3)
+    bad = incident.simulation.client_key(5)
+    tasks = list[float]()
+    incident.network.on_message = lambda source, target, message: (
+        tasks.append(incident.network.now) if isinstance(message, Task) and target.key == bad else None,
+        message,
+    )[1]
     incident.simulation.tell(0, incident.simulation.sign_exclusion(1, clients=[5]))
+    told = incident.network.now
     incident.finish(without={5})
     incident.check(1)
+    assert not [at for at in tasks if at > told + 1], "the statement has reached everybody by then"
     ledger = incident.simulation.replica(0).context.ledger
-    bad = incident.simulation.client_key(5)
     counting = {name for link in ledger.counted_head.back() for name in link.row.items}  # type: ignore[union-attr]
     assert all(bad not in {m.client for m in ledger.items[name].members} for name in counting)
     assert max(epoch for client, epoch in ledger.included if client == bad) <= 5
