@@ -22,7 +22,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from math import sqrt
+from math import fsum, sqrt
 from typing import Final, Generic, TypeVar
 
 import torch
@@ -123,10 +123,13 @@ def _widened(found: Estimate | None, rows: int) -> Estimate:
 
 
 def _corrected(before: Sequence[Estimate], score: float) -> list[Estimate]:
-    """The members' estimates after their group's score: one step of a Kalman filter, each variance on its own."""
+    """The members' estimates after their group's score: one step of a Kalman filter, each variance on its own.
+
+    `fsum`, since `sum` of floats rounds otherwise from Python 3.12 on, and replicas must agree to the last bit.
+    """
     count = len(before)
-    expected = sum(each.mean for each in before) / count
-    spread = sum(each.variance for each in before) / (count * count) + NOISE
+    expected = fsum(each.mean for each in before) / count
+    spread = fsum(each.variance for each in before) / (count * count) + NOISE
     surprise = max(LEAST_SCORE, min(score, MOST_SCORE)) - expected
     result: list[Estimate] = []
     for each in before:
