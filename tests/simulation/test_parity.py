@@ -14,8 +14,8 @@ from node.training.workbench import Workbench
 from scripts.parity import CLIENTS, compare, mean_and_error, train_federated
 
 EPOCHS = 4
-SEED = 1
-"""An upload of its second epoch rides on the third, so that a thin and a full row weigh differently."""
+SEED = 6
+"""One upload of its third epoch is not opened, so that a thin row and full ones weigh differently."""
 
 
 @pytest.fixture(scope="module")

@@ -14,6 +14,8 @@ from node.steps import FileAction, FileKind
 REPLICA: Final = "replica"
 CLIENT: Final = "client"
 NOT_A_NODE: Final = ("simulation", "adversary")
+RECORD: Final = "record.py"
+"""Of replicas alone, but read by whoever audits them."""
 ROSTERS: Final = "put rosters"
 LEAVES: Final = "put meta left:"
 EVIDENCE: Final = "put evidence"
@@ -37,11 +39,11 @@ def writes(source: Path) -> Iterator[tuple[str, str]]:
 def rows_of(role: str) -> set[str]:
     """The (action, table) pairs in the code of a role, and in what both roles share, as `put locks`."""
     root = Path(asyncfl.__file__).parent
-    other = CLIENT if role == REPLICA else REPLICA
+    others = (CLIENT,) if role == REPLICA else (REPLICA, RECORD)
     return {
         f"{action} {table}"
         for source in root.rglob("*.py")
-        if source.relative_to(root).parts[0] not in (*NOT_A_NODE, other)
+        if source.relative_to(root).parts[0] not in (*NOT_A_NODE, *others)
         for action, table in writes(source)
     }
 
