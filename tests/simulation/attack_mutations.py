@@ -170,6 +170,7 @@ ATTACK_MUTATIONS = [
         REPLICA + "items:Items.receive_attest", "name = message.item",
         "name = self.context.ledger.by_id.get(message.id, message.item)", STALL | S4,
         by_replica("false-attestations", faults=(Crash("replica-2", 3.0, 20.0),)),
+        also=((REPLICA + "items:Requested.is_due", "if replica in self.replicas else", "if False else"),),
     ),
     # models
     Mutation(
