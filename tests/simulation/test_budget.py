@@ -5,8 +5,8 @@ from asyncfl.effects import Send
 from asyncfl.messages import Leave, Ready, Stored, Upload
 from asyncfl.simulation import Simulation
 from tests.core.builders import make_parameters
+from tests.simulation.bench import Bench
 from tests.simulation.observer import Observer, sent
-from tests.simulation.test_client import Bench
 from tests.simulation.test_liveness import describe, versions
 
 LIMIT = 3

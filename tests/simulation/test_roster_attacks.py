@@ -29,8 +29,8 @@ from asyncfl.rosters import ROSTER_GRACE_EPOCHS
 from asyncfl.simulation import Simulation
 from asyncfl.simulation.deployment import sign_roster
 from tests.core.builders import make_parameters
+from tests.simulation.bench import Bench
 from tests.simulation.observer import Observer, sent
-from tests.simulation.test_client import Bench
 from tests.simulation.test_liveness import describe, run_to_the_end, versions
 
 NUMBER_MAX = 2**31 - 1

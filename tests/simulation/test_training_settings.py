@@ -19,7 +19,7 @@ from asyncfl.replica import Replica
 from asyncfl.schedule import Schedule
 from asyncfl.simulation import Simulation
 from tests.core.builders import make_parameters
-from tests.simulation.test_client import Bench
+from tests.simulation.bench import Bench
 
 OWN_SCHEDULE = Schedule(
     learning_rate=0.1,
