@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import sqrt
+from math import fsum, sqrt
 from typing import Final
 
 from asyncfl.stopping import Stop
@@ -32,9 +32,12 @@ class RowStatistics:
 
 
 def compute_accuracy(rows: Sequence[RowStatistics]) -> float | None:
-    """Share of all test examples of `rows` that were right; None where noise hides how many there were."""
-    correct, count = sum(row.correct for row in rows), sum(row.count for row in rows)
-    noise = sqrt(sum(row.noise**2 for row in rows))
+    """Share of all test examples of `rows` that were right; None where noise hides how many there were.
+
+    `fsum`, since `sum` of floats rounds otherwise from Python 3.12 on, and replicas must decide alike.
+    """
+    correct, count = fsum(row.correct for row in rows), fsum(row.count for row in rows)
+    noise = sqrt(fsum(row.noise * row.noise for row in rows))
     return correct / count if count > CERTAIN * noise else None
 
 

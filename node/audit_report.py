@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final
 
 from asyncfl.audit import Audit, find_differences
 from asyncfl.effects import Table
-from asyncfl.errors import ConfigurationError, StorageError
-from asyncfl.fold import FoldState
+from asyncfl.errors import AsyncflError, ConfigurationError, StorageError
+from asyncfl.exclusions import Exclusions
 from asyncfl.messages import ExclusionStatement, Item
 from asyncfl.record import Version
+from asyncfl.reputation import Reputation
 from asyncfl.rosters import Rosters
-from asyncfl.statistics import compute_accuracy
+from asyncfl.windows import Judgement
 from node.deployment_files import DeploymentDirectory
 from node.evidence_files import read_evidence
 from node.ledger_copy import StateBlobs, read_replica
@@ -36,6 +38,28 @@ class Report:
 
     def add(self, replica: str, problems: Iterable[str]) -> None:
         self.problems += [{"replica": replica, "problem": problem} for problem in problems]
+
+    def exclusions(self) -> Exclusions:
+        """The operator's statements of all states together: one that only some replicas hold counts at all soon."""
+        merged = Exclusions(self.files.deployment.federation())
+        rows = {
+            row for audit in self.audits.values() for row in audit.tables.get(Table.EXCLUSIONS, {}).items()
+        }
+        for key, value in sorted(rows):
+            with suppress(AsyncflError):  # What is wrong with it is said of the state that it is in.
+                merged.load({key: value})
+        return merged
+
+    def furthest(self) -> Audit | None:
+        """The state with the newest version: under the latest exclusion, with most entries."""
+        return max(self.audits.values(), key=_progress, default=None)
+
+
+def _progress(audit: Audit) -> tuple[int, int, int]:
+    newest = audit.newest
+    if newest is None:
+        return 0, 0, len(audit.items)
+    return newest.record.certificate.statement, newest.record.certificate.entries, len(audit.items)
 
 
 def replicas_here(files: DeploymentDirectory, nodes: Iterable[str]) -> list[str]:
@@ -87,11 +111,11 @@ def check(report: Report, say: Callable[[str], None]) -> None:
 
 def _facts(report: Report) -> dict[str, Any]:
     deployment, names = report.files.deployment, report.files.deployment.names
-    furthest = max(report.audits.values(), key=lambda audit: len(audit.items), default=None)
-    entries = _entries(report, names)
-    states = {} if furthest is None else _replayed(furthest, report)
+    furthest, exclusions = report.furthest(), report.exclusions()
+    entries = _entries(report, exclusions)
+    replayed = Replayed() if furthest is None else _replay(furthest, report)
     clients = describe_clients(entries)
-    _add_suspicion(clients, states[max(states)] if states else None, report.files)
+    _add_suspicion(clients, replayed.reputation, report.files)
     return {
         "deployment": deployment.digest.hex(),
         "name": deployment.name,
@@ -105,6 +129,7 @@ def _facts(report: Report) -> dict[str, Any]:
                 "versions": len(audit.versions),
                 "signatures": audit.signatures,
                 "version": audit.versions[-1].record.certificate.version.hex() if audit.versions else None,
+                "exclusion": audit.exclusions.in_force.number,
             }
             for name, audit in report.audits.items()
         },
@@ -114,18 +139,18 @@ def _facts(report: Report) -> dict[str, Any]:
             for size, count in sorted(Counter(len(entry["members"]) for entry in entries).items())
         },
         "clients": clients,
-        "rows": [] if furthest is None else _rows(furthest, states),
+        "rows": _rows(entries, replayed),
         "versions": describe_versions(report),
-        "exclusions": [] if furthest is None else describe_exclusions(furthest, names),
+        "exclusions": describe_exclusions(report),
         "rosters": [] if furthest is None else _rosters(furthest, names),
     }
 
 
-def _entries(report: Report, names: Mapping[bytes, str]) -> list[dict[str, Any]]:
+def _entries(report: Report, exclusions: Exclusions) -> list[dict[str, Any]]:
     """Every entry of any state. Nothing about a single upload but whose it is, and of which epoch."""
     found: dict[bytes, dict[str, Any]] = {}
+    names, in_force = report.files.deployment.names, exclusions.in_force
     for name, audit in report.audits.items():
-        in_force = audit.exclusions.in_force
         for digest, record in audit.items.items():
             entry = found.get(digest)
             if entry is None:
@@ -172,23 +197,35 @@ def describe_clients(entries: Iterable[Mapping[str, Any]]) -> dict[str, dict[str
     return {name: {**found[name], "epochs": sorted(found[name]["epochs"])} for name in sorted(found)}
 
 
-def _replayed(audit: Audit, report: Report) -> dict[int, FoldState]:
-    """The fold's state after each row that counts; nothing where a sum is missing, which is a problem."""
+@dataclass
+class Replayed:
+    """What is kept of the fold's states, row by row, each of which is as large as the model."""
+
+    judgements: dict[int, Judgement | None] = field(default_factory=dict)
+    """By epoch, of the rows that count."""
+    reputation: Reputation[bytes] | None = None
+    """After the last of them."""
+
+
+def _replay(audit: Audit, report: Report) -> Replayed:
+    """The rows of the newest version, as far as they can be computed; a sum that is missing is a problem."""
+    replayed = Replayed()
     try:
-        return dict(audit.replay())
+        for epoch, state in audit.replay():
+            replayed.judgements[epoch] = state.judgement
+            replayed.reputation = state.reputation
     except StorageError as error:
         report.add(ALL_TOGETHER, [f"the rows of the newest version cannot be computed: {error}"])
-        return {}
+    return replayed
 
 
 def _add_suspicion(
-    clients: dict[str, dict[str, Any]], last: FoldState | None, files: DeploymentDirectory
+    clients: dict[str, dict[str, Any]], reputation: Reputation[bytes] | None, files: DeploymentDirectory
 ) -> None:
     """What the reputation says of each client, where the deployment keeps one: it follows from sums of groups alone.
 
     With groups of one there is nothing but single updates to tell of, and nothing is told.
     """
-    reputation = None if last is None else last.reputation
     if reputation is None or files.deployment.parameters.min_group == 1:
         return
     keys = {name: key for key, name in files.deployment.names.items()}
@@ -198,19 +235,17 @@ def _add_suspicion(
         said["suspicion"] = {"mean": mean, "deviation": deviation, "weight": reputation.weight(key)}
 
 
-def _rows(audit: Audit, states: Mapping[int, FoldState]) -> list[dict[str, Any]]:
+def _rows(entries: Iterable[Mapping[str, Any]], replayed: Replayed) -> list[dict[str, Any]]:
     """By epoch: groups, members, and what the rule saw of them, where it sees any."""
-    sizes: dict[int, list[int]] = {}
-    for record in audit.items.values():
-        sizes.setdefault(record.item.id.epoch, []).append(len(record.item.members))
-    rows = []
-    for epoch in sorted(sizes):
-        state = states.get(epoch)
-        judgement = None if state is None or state.judgement is None else asdict(state.judgement)
-        rows.append(
-            {"epoch": epoch, "groups": sorted(sizes[epoch]), "counts": state is not None, "rule": judgement}
-        )
-    return rows
+    rows: dict[int, dict[str, Any]] = {}
+    for entry in entries:
+        epoch = entry["epoch"]
+        judgement = replayed.judgements.get(epoch)
+        rule = None if judgement is None else asdict(judgement)
+        row = rows.setdefault(epoch, {"epoch": epoch, "groups": [], "counts": False, "rule": rule})
+        row["groups"] = sorted([*row["groups"], len(entry["members"])])
+        row["counts"] = row["counts"] or entry["counts"]
+    return [rows[epoch] for epoch in sorted(rows)]
 
 
 def describe_versions(report: Report) -> list[dict[str, Any]]:
@@ -260,9 +295,9 @@ def _describe_version(version: Version, report: Report) -> dict[str, Any]:
     }
 
 
-def describe_exclusions(audit: Audit, names: Mapping[bytes, str]) -> list[dict[str, Any]]:
-    """The operator's statements, all of them, and which of their entries are in the ledger."""
-    exclusions = audit.exclusions
+def describe_exclusions(report: Report) -> list[dict[str, Any]]:
+    """The operator's statements, all of them that any state holds, and which states lack the one that counts."""
+    exclusions, names = report.exclusions(), report.files.deployment.names
     told = [(each, True) for each in exclusions.held] + [
         (each, False) for each in exclusions.doubles.values()
     ]
@@ -271,6 +306,11 @@ def describe_exclusions(audit: Audit, names: Mapping[bytes, str]) -> list[dict[s
             **describe_statement(statement, names),
             "counts": counts,
             "in_force": counts and number == exclusions.highest,
+            "lacking": [
+                name
+                for name, audit in report.audits.items()
+                if counts and statement not in audit.exclusions.held
+            ],
         }
         for number, statement, counts in sorted(
             ((statement.number, statement, counts) for statement, counts in told), key=lambda each: each[0]
@@ -301,15 +341,6 @@ def _rosters(audit: Audit, names: Mapping[bytes, str]) -> list[dict[str, Any]]:
         }
         for roster in rosters.held
     ]
-
-
-def accuracies(audit: Audit) -> dict[int, float | None]:
-    """By epoch what the row's members measured on the models before it; empty where metrics are off.
-
-    Raises `StorageError`.
-    """
-    states = deque(audit.replay(), maxlen=1)
-    return {row.epoch: compute_accuracy([row]) for _, state in states for row in state.statistics}
 
 
 def told_time(seconds: float) -> str:

@@ -18,7 +18,7 @@ QUEUE_PATIENCES = 1.0
 """How much longer it may take for each client that waits for the same place (a training takes about half of it)."""
 LONGEST_HEARTBEAT = 5.0
 LOST_TASK_SECONDS = 0.5
-"""How long a client rests after a TASK whose model did not come."""
+"""How long a client rests after a TASK whose model did not come, or that it must refuse."""
 
 
 class Asking:
@@ -61,10 +61,13 @@ class Asking:
         context = self.context
         context.notify("task_lost", "warning", epoch=context.epoch, reason=reason)
         context.state, context.task, self.fetching = State.ASKING, None, None
+        self._ask_another()
+
+    def _ask_another(self) -> None:
+        """After a TASK that was of no use. Not at once: replicas that give such TASKs must not set the pace."""
         if not self.membership.update():
-            self.ask_from(context.place + 1)
-        # Not at once: a replica that gives TASKs without models must not set the pace.
-        self.heartbeat_at = context.now + LOST_TASK_SECONDS
+            self.ask_from(self.context.place + 1)
+        self.heartbeat_at = self.context.now + LOST_TASK_SECONDS
 
     def tick(self) -> None:
         context = self.context
@@ -179,21 +182,21 @@ class Asking:
         certificate = message.certificate
         if not self._is_certified(certificate) or message.model_bytes != 4 * context.federation.dimension:
             context.notify("uncertified_model", "warning", replica=replica)
-            self.ask_from(context.place + 1)
+            self._ask_another()
             return
         if certificate.entries < context.seen_entries:
             context.notify(
                 "stale_model", "warning", replica=replica,
                 entries=certificate.entries, seen=context.seen_entries,
             )  # fmt: skip
-            self.ask_from(context.place + 1)
+            self._ask_another()
             return
         if certificate.statement < max(context.seen_statement, context.fronts.statement):
             context.notify(
                 "model_without_exclusion", "warning", replica=replica,
                 statement=certificate.statement, known=max(context.seen_statement, context.fronts.statement),
             )  # fmt: skip
-            self.ask_from(context.place + 1)
+            self._ask_another()
             return
         if differing := context.work.differences(replica, message.epoch, message.settings):
             context.notify(

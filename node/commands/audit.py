@@ -51,13 +51,19 @@ def audit(*, directory: Directory, json: JsonFile = None) -> None:
 def _show(report: Report) -> None:
     facts = report.facts
     output.print(f"[bold]{escape(facts['name'])}[/], deployment {facts['deployment'][:16]}")
-    output.print(_replicas(facts["replicas"]))
+    output.print(_replicas(facts["replicas"], with_exclusions=bool(facts["exclusions"])))
     output.print(_settings(facts["settings"]), soft_wrap=True)
     _show_rows(facts)
     if facts["clients"]:
         output.print(_clients(facts["clients"]))
     for each in facts["exclusions"]:
         output.print(describe_exclusion(each), soft_wrap=True)
+        if each["in_force"] and each["lacking"]:
+            output.print(
+                f"  [yellow]{escape(', '.join(each['lacking']))} had not heard of it[/] when this was read: a replica "
+                "takes it from the others when it runs",
+                soft_wrap=True,
+            )
     proven = [piece for piece in facts["evidence"] if piece["verified"]]
     for piece in proven:
         output.print(f"[red]proven:[/] {escape(piece['culprit'])} {escape(piece['what'])}", soft_wrap=True)
@@ -78,15 +84,17 @@ def _show(report: Report) -> None:
         output.print(f"[bold red]not verified:[/] {len(facts['problems'])} problems", soft_wrap=True)
 
 
-def _replicas(replicas: dict[str, dict[str, Any]]) -> Table:
+def _replicas(replicas: dict[str, dict[str, Any]], *, with_exclusions: bool) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     table.add_column("replica", no_wrap=True)
-    for heading in ("entries", "certified", "signatures"):
+    for heading in ("entries", "certified", "signatures", *(("exclusion",) if with_exclusions else ())):
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("version", no_wrap=True)
     for name, said in replicas.items():
-        version = (said["version"] or "–")[:12]
-        table.add_row(name, str(said["entries"]), str(said["versions"]), str(said["signatures"]), version)
+        cells = [str(said[key]) for key in ("entries", "versions", "signatures")]
+        if with_exclusions:
+            cells.append(str(said["exclusion"] or "–"))
+        table.add_row(name, *cells, (said["version"] or "–")[:12])
     return table
 
 

@@ -45,15 +45,17 @@ def list_versions(
 
     asyncfl model list run --json -
     """
+    from node.audit_report import describe_exclusions
+
     report = _open(directory)
     versions = _described(report)
     if json is not None:
-        write_json({"versions": versions, "exclusions": _exclusions(report)}, json)
+        write_json({"versions": versions, "exclusions": describe_exclusions(report)}, json)
     if json is None or str(json) != "-":
         output.print(_table(versions[-last:]))
         if len(versions) > last:
             output.print(f"[dim]and {len(versions) - last} before: --last {len(versions)}[/]")
-        for each in _exclusions(report):
+        for each in describe_exclusions(report):
             output.print(describe_exclusion(each), soft_wrap=True)
 
 
@@ -137,23 +139,15 @@ def _open(directory: Path) -> Report:
 
 def _described(report: Report) -> list[dict[str, Any]]:
     """The versions, each with the accuracy that the next row's members measured on it."""
-    from node.audit_report import accuracies, describe_versions
+    from node.audit_report import describe_versions
+    from node.version_accuracy import measure_versions
 
-    furthest = max(report.audits.values(), key=lambda audit: len(audit.items))
-    measured = accuracies(furthest) if report.files.deployment.parameters.metrics else {}
+    measured = measure_versions(report) if report.files.deployment.parameters.metrics else {}
     versions = describe_versions(report)
     for each in versions:
         del each["recomputed"]
-        later = [epoch for epoch in measured if each["epoch"] is not None and epoch > each["epoch"]]
-        each["accuracy"] = measured[min(later)] if later else None
+        each["accuracy"] = measured.get(bytes.fromhex(each["version"]))
     return versions
-
-
-def _exclusions(report: Report) -> list[dict[str, Any]]:
-    from node.audit_report import describe_exclusions
-
-    furthest = max(report.audits.values(), key=lambda audit: audit.exclusions.highest)
-    return describe_exclusions(furthest, report.files.deployment.names)
 
 
 def _table(versions: list[dict[str, Any]]) -> Table:

@@ -1,6 +1,8 @@
 """What rows say of the clients' own accuracy: decoded with the stated noise, and decided from rows alone."""
 
+from fractions import Fraction
 from math import sqrt
+from random import Random
 
 import numpy as np
 import pytest
@@ -124,6 +126,19 @@ def test_training_is_over_when_nothing_improves() -> None:
     assert "has not improved for 3 rows: 0.7000" in reason
     assert "up to epoch 4" in reason
     assert explain_finish(rows(0.5, 0.6, 0.7, 0.7, 0.6, 0.6, 0.85), stop) is None
+
+
+@given(st.lists(st.tuples(st.floats(1, 1e6), st.floats(1, 1e3)), min_size=2, max_size=12), st.randoms())
+def test_an_accuracy_is_the_exact_one_rounded_once_in_each_sum(
+    counts: list[tuple[float, float]], random: Random
+) -> None:
+    """So it is the same under every Python: the built-in sum of floats rounds otherwise from 3.12 on."""
+    told = [RowStatistics(e, correct, count, 1e-9) for e, (count, correct) in enumerate(counts, 1)]
+    correct = sum((Fraction(row.correct) for row in told), Fraction())
+    count = sum((Fraction(row.count) for row in told), Fraction())
+    assert compute_accuracy(told) == float(correct) / float(count)
+    random.shuffle(told)
+    assert compute_accuracy(told) == float(correct) / float(count)
 
 
 def test_noise_alone_ends_nothing() -> None:

@@ -1,6 +1,10 @@
 """What a client believes of the end of training, and of what the operator took out of the model."""
 
+import pytest
+
+from asyncfl.client.asking import LOST_TASK_SECONDS
 from asyncfl.client.context import State
+from asyncfl.effects import Send
 from asyncfl.messages import (
     Ready,
     Stored,
@@ -71,7 +75,7 @@ def test_a_model_without_an_exclusion_that_an_honest_replica_holds_is_refused() 
     asked = bench.coordinator
     bench.task(asked, 1, bench.certificate(statement=1))
     assert not bench.fetches()
-    bench.wait(0.2)
+    bench.wait(LOST_TASK_SECONDS + 0.2)
     assert bench.coordinator != asked
     bench.task(bench.coordinator, 1, bench.certificate(statement=2))
     assert len(bench.fetches()) == 1
@@ -100,3 +104,26 @@ def test_a_client_never_trains_on_a_model_of_an_earlier_statement_than_it_has_se
     bench.wait(0.2)
     bench.task(bench.coordinator, 1, bench.certificate(entries=5))
     assert len(bench.fetches()) == 1
+
+
+@pytest.mark.parametrize("why", ["without the exclusion", "with fewer entries", "uncertified"])
+def test_tasks_that_a_client_refuses_do_not_set_its_pace(why: str) -> None:
+    """Replicas that have not heard of the exclusion yet, or lie, answer every READY at once with such a TASK."""
+    bench = Bench()
+    for replica in range(4):
+        bench.front(replica, 1, statement=1 if why == "without the exclusion" else 0)
+    bench.client.context.seen_entries = 5 if why == "with fewer entries" else 0
+    task = bench.certificate(signers=(0,) if why == "uncertified" else (0, 1))
+    began, asked = len(bench.effects), 0
+    for _ in range(100):
+        ready = [
+            e.message for e in bench.effects[began:] if isinstance(e, Send) and isinstance(e.message, Ready)
+        ]
+        began = len(bench.effects)
+        if ready and ready[-1].wants_task:
+            asked += 1
+            bench.task(ready[-1].coordinator, 1, task)
+        bench.wait(0.05)
+    assert not bench.fetches()
+    assert asked >= 4, "it gave up"
+    assert asked <= 1 + 10 / LOST_TASK_SECONDS

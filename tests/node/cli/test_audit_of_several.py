@@ -1,0 +1,153 @@
+"""An audit over several replicas' states, of which some are behind; and what it keeps in memory."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from weakref import WeakSet
+
+import pytest
+from torch import Tensor
+from typer.testing import CliRunner
+
+from asyncfl import audit as auditing
+from asyncfl.effects import Put, Table
+from asyncfl.fold import FoldState
+from asyncfl.messages import Epochs, ExclusionStatement
+from asyncfl.replay import replay
+from node.cli import app
+from node.deployment_creation import NewDeployment, create_deployment
+from tests.node.ledgers import MadeLedger
+
+GROUPS = [
+    (1, ("client-0", "client-1", "client-2")),
+    (1, ("client-3", "client-4", "client-5")),
+    (2, ("client-0", "client-3", "client-6")),
+    (2, ("client-1", "client-4", "client-7")),
+    (3, ("client-2", "client-5", "client-7")),
+]
+
+
+def statement(number: int, made: MadeLedger, client: str, *spans: tuple[int, int]) -> ExclusionStatement:
+    return ExclusionStatement(
+        number=number,
+        entries=(),
+        clients=(made.files.deployment.client(client).key,),
+        spans=tuple(Epochs(first=first, last=last) for first, last in spans),
+        reason="poison",
+        signature=bytes(64),
+    )
+
+
+def make(root: Path, **parameters: Any) -> MadeLedger:
+    return MadeLedger(
+        create_deployment(root, NewDeployment(clients=8, parameters=parameters)), GROUPS, correct=50
+    )
+
+
+def told(*arguments: str | Path) -> dict[str, Any]:
+    done = CliRunner().invoke(app, [str(each) for each in arguments], env={"COLUMNS": "100"})
+    value = json.loads(done.stdout)
+    assert isinstance(value, dict)
+    return value
+
+
+def later(made: MadeLedger, client: str, number: int = 1) -> list[Put]:
+    """A statement, and the version under it: rows that no replica has yet."""
+    before = len(made.rows)
+    made.exclude(statement(number, made, client))
+    made.certify()
+    return made.rows[before:]
+
+
+@pytest.mark.parametrize("ahead", [0, 3])
+def test_the_highest_statement_of_any_state_is_in_force(tmp_path: Path, ahead: int) -> None:
+    """Whichever state is read first: here one replica has heard of it, and has a version under it."""
+    made = make(tmp_path / "run")
+    made.write(ahead, later(made, "client-7"))
+    facts = told("audit", made.files.root, "--json", "-")
+    assert facts["verified"], facts["problems"]
+    assert facts["clients"]["client-7"] == {"epochs": [2, 3], "counts": 0}
+    assert [row["counts"] for row in facts["rows"]] == [True, True, False]
+    (exclusion,) = facts["exclusions"]
+    assert exclusion["in_force"]
+    behind = [f"replica-{index}" for index in range(4) if index != ahead]
+    assert exclusion["lacking"] == behind
+    assert {name for name, said in facts["replicas"].items() if said["exclusion"] == 0} == set(behind)
+    shown = CliRunner().invoke(app, ["audit", str(made.files.root)], env={"COLUMNS": "80"}).stdout
+    assert f"{', '.join(behind)} had not heard of it" in shown
+
+
+def test_a_statement_that_one_state_has_lost_counts_by_another(tmp_path: Path) -> None:
+    """Replica 1 has the second without the first, replica 2 the first alone: together they have both."""
+    made = make(tmp_path / "run")
+    first, second = later(made, "client-7"), later(made, "client-6", 2)
+    made.write(1, second)
+    made.write(2, first)
+    facts = told("audit", made.files.root, "--json", "-")
+    assert [each["number"] for each in facts["exclusions"]] == [1, 2]
+    assert facts["clients"]["client-7"]["counts"] == 2
+    assert facts["clients"]["client-6"]["counts"] == 0
+    problems = [each["problem"] for each in facts["problems"] if each["replica"] == "replica-1"]
+    assert any("cannot be judged before exclusion 1 is held" in problem for problem in problems)
+
+
+def test_a_version_has_the_accuracy_that_was_measured_on_it_and_on_no_other_model(tmp_path: Path) -> None:
+    """Row e + 1 measured the model after row e, as it was given out then: with what was excluded only later."""
+    made = make(tmp_path / "run", metrics=True)
+    before = len(made.rows)
+    made.exclude(statement(1, made, "client-7"))
+    made.certify()
+    for epoch, clients in ((4, GROUPS[0][1]), (5, GROUPS[1][1])):
+        made.enter(epoch, clients)
+        made.certify()
+    for index in range(4):
+        made.write(index, made.rows[before:])
+    versions = told("model", "list", made.files.root, "--json", "-")["versions"]
+    assert [(each["epoch"], each["statement"]) for each in versions] == [
+        (1, 0), (1, 0), (2, 0), (2, 0), (3, 0), (3, 1), (4, 1), (5, 1),
+    ]  # fmt: skip
+    accuracies = [each["accuracy"] for each in versions]
+    assert accuracies[0] == accuracies[1] == pytest.approx(0.525, abs=0.004), "row 2, poisoned or not"
+    assert accuracies[2] == accuracies[3] == pytest.approx(0.54, abs=0.004), "row 3, which is left out now"
+    assert accuracies[4] is None, "row 4 came under the exclusion"
+    assert accuracies[5] is None, "row 3, before it, was trained under none"
+    assert accuracies[6] == pytest.approx(0.56, abs=0.004)
+    assert accuracies[7] is None, "nobody has measured the newest"
+
+
+def test_an_audit_keeps_no_state_of_the_fold_but_the_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each is as large as the model, or more: of a long training they would not fit into any memory."""
+    made = make(tmp_path / "run", reputation=True, rule="median")
+    alive: WeakSet[Tensor] = WeakSet()
+    most = 0
+
+    def watched(*arguments: Any) -> Iterator[tuple[int, FoldState]]:
+        nonlocal most
+        for epoch, state in replay(*arguments):
+            alive.add(state.total)
+            most = max(most, len(alive))
+            yield epoch, state
+
+    monkeypatch.setattr(auditing, "replay", watched)
+    facts = told("audit", made.files.root, "--json", "-")
+    assert facts["verified"]
+    assert len(alive) == 0
+    assert 0 < most <= 2
+    assert [row["rule"] is not None for row in facts["rows"]] == [True] * 3
+    assert all("suspicion" in said for said in facts["clients"].values())
+
+
+def test_the_tables_of_statements_are_those_that_are_audited(tmp_path: Path) -> None:
+    """A statement that somebody altered on one disk counts by its true copy on another."""
+    made = make(tmp_path / "run")
+    put = later(made, "client-7")
+    made.write(0, [Put(Table.EXCLUSIONS, put[0].key, put[0].value.replace(b"poison", b"advice"))])
+    made.write(1, put)
+    facts = told("audit", made.files.root, "--json", "-")
+    assert facts["clients"]["client-7"]["counts"] == 0
+    assert [each["replica"] for each in facts["problems"]] == ["replica-0"]
