@@ -11,6 +11,7 @@ import torch
 from asyncfl.client import Client
 from asyncfl.client.jobs import Trainer
 from asyncfl.digest import content_digest, digest
+from asyncfl.exclusions import Exclusion
 from asyncfl.federation import Federation, Roster
 from asyncfl.identity import Identity
 from asyncfl.messages import Epochs, ExclusionStatement, RosterStatement, Settings
@@ -104,6 +105,8 @@ class Simulation:
         """Every roster that the operator has signed, by number."""
         self.second_rosters: list[Roster] = []
         """Those that it signed, in error, under a number that another one has."""
+        self.exclusions: list[ExclusionStatement] = []
+        """Every exclusion that the operator has signed, in that order."""
         self.network = Network(self.seed, linked=lambda a, b: a.key in replica_keys or b.key in replica_keys)
         for index, identity in enumerate(self.replica_ids):
             self.network.add(self._replica_node(index, identity))
@@ -167,7 +170,18 @@ class Simulation:
         )
         kind = ExclusionStatement.KIND
         signature = self.operator_id.sign(kind, self.federation.digest, unsigned.body())
-        return unsigned.model_copy(update={"signature": signature})
+        statement = unsigned.model_copy(update={"signature": signature})
+        self.exclusions.append(statement)
+        return statement
+
+    @property
+    def exclusion(self) -> Exclusion:
+        """What counts of all that the operator has signed: of two with one number the one with the smaller digest."""
+        last = max(self.exclusions, key=lambda each: each.number, default=None)
+        if last is None:
+            return Exclusion()
+        rivals = (each for each in self.exclusions if each.number == last.number)
+        return Exclusion.of(min(rivals, key=ExclusionStatement.body))
 
     def tell(self, replica: int, statement: RosterStatement | ExclusionStatement) -> None:
         """The operator brings a statement to a running replica."""

@@ -1,6 +1,6 @@
 """What happens from outside, as data: what a seed draws, what is applied to a run, and what shrinking leaves out.
 
-Misfortune mostly; and the operator, who retires clients and enrols others while training runs.
+Misfortune mostly; and the operator, who retires clients and enrols others, and takes entries out of the model.
 """
 
 from __future__ import annotations
@@ -155,7 +155,38 @@ class RosterChange(Passing):
         )
 
 
-Fault = Crash | CrashAtEffect | Partition | Disconnection | Hold | Skew | Duplicates | RosterChange
+@dataclass(frozen=True, slots=True)
+class Rollback(Misfortune):
+    """At `at` the operator signs its next exclusion, and brings it to `told` (`simulation.rollbacks`).
+
+    `entries` are places from 0 to 1 in the list of all that honest replicas hold then, `spans` first and last epochs,
+    which neither overlap nor touch. `again`: under the number of the one before, which is the operator's error.
+    One that excludes nothing lets everything count again.
+    """
+
+    at: float
+    entries: tuple[float, ...]
+    clients: tuple[str, ...]
+    spans: tuple[tuple[int, int], ...]
+    again: bool
+    told: tuple[str, ...]
+
+    def __str__(self) -> str:
+        entries = f"{len(self.entries)} entr{'y' if len(self.entries) == 1 else 'ies'}"
+        what = [entries] * bool(self.entries) + list(self.clients)
+        what += [f"epoch {a}" if a == b else f"epochs {a} to {b}" for a, b in self.spans]
+        number = "the number that it used last" if self.again else "the next number"
+        return (
+            f"at {self.at:g} s the operator signs, under {number}, that the model leaves out "
+            f"{', '.join(what) or 'nothing'}, and tells {', '.join(self.told)}"
+        )
+
+    @property
+    def end(self) -> float:
+        return self.at
+
+
+Fault = Crash | CrashAtEffect | Partition | Disconnection | Hold | Skew | Duplicates | RosterChange | Rollback
 
 
 def apply(network: Network, faults: Sequence[Fault]) -> None:
@@ -191,7 +222,7 @@ def apply(network: Network, faults: Sequence[Fault]) -> None:
                 nodes[name].clock = partial(_show, rate, offset)
             case Duplicates(probability):
                 network.duplicates = probability
-            case Hold() | RosterChange():
+            case Hold() | RosterChange() | Rollback():
                 pass
 
 

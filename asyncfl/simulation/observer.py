@@ -45,6 +45,7 @@ from asyncfl.rosters import roster_key
 from asyncfl.simulation.deployment import Simulation, running_replica
 from asyncfl.simulation.disclosures import Disclosures, Violation
 from asyncfl.simulation.network import Node
+from asyncfl.simulation.rollbacks import recompute_clean
 from asyncfl.simulation.rule_four import is_misplaced
 from asyncfl.wire import unpack
 
@@ -344,3 +345,14 @@ class Observer(Disclosures):
             for record in self._machine(node).models.records.values():
                 if record.model and models.setdefault(record.version, record.model) != record.model:
                     self._fail("S2", node, "a version has two models")
+            self._check_exclusion(node, self._machine(node))
+
+    def _check_exclusion(self, node: Node, replica: Replica) -> None:
+        """What the operator took out has left no trace in the newest model."""
+        latest = replica.models.latest
+        if latest is None or latest.version != replica.context.version or not self.simulation.exclusions:
+            return
+        if latest.model != recompute_clean(self.simulation, replica):
+            self._fail(
+                "S2", node, "its newest model is not that of its entries without those that are excluded"
+            )

@@ -31,7 +31,12 @@ class Progress:
         return [machine for machine in machines if machine is not None]
 
     def is_done(self, client: bytes) -> bool:
-        """Whether the client took part in all that it was to take part in; who was never enrolled has nothing to do."""
+        """Whether the client took part in all that it was to take part in.
+
+        Who was never enrolled has nothing to do, nor has who is excluded in the end.
+        """
+        if client in self.simulation.exclusion.clients:
+            return True
         machine = self.simulation.network.nodes[client].machine
         if machine is None:
             return not is_enrolled(self.simulation, client)
@@ -73,6 +78,11 @@ class Progress:
         """What is still to come once all clients are done; None if nothing is."""
         machines = self.replicas()
         versions = {machine.context.version for machine in machines}
+        in_force = self.simulation.exclusion
+        if any(machine.context.exclusions.in_force != in_force for machine in machines):
+            return (
+                f"exclusion {in_force.number} never reaches all honest replicas, or another one counts there"
+            )
         if len(machines) < len(self._replicas) or len(versions) > 1:
             return "honest replicas hold different entries for ever"
         groups = {group for machine in machines for group in machine.opening.groups}

@@ -19,6 +19,7 @@ from asyncfl.simulation.faults import (
     Fault,
     Hold,
     Partition,
+    Rollback,
     RosterChange,
     Skew,
 )
@@ -33,6 +34,8 @@ CHANGING_EPOCHS: Final = 7
 """Of a run in which rosters change: some epochs must be left after the last change."""
 LONG_RUNS: Final = 0.04
 """Part of all other seeds that go on for more epochs than a VIEW has rows."""
+ROLLBACKS: Final = 0.18
+"""Part of all seeds in which the operator takes entries out of the model."""
 _HELD: Final = ("*", "Upload", "Relay", "ShareOk", "Lock", "Locked", "Reveal", "ShareSum", "Entry", "Attest",
          "View", "ModelVote", "Task", "Front", "Stored", "Ready")  # fmt: skip
 
@@ -66,6 +69,8 @@ class Scenario:
                     names.update((first, second))
                 case RosterChange(leaving=leaving, returning=returning, told=told):
                     names.update((*leaving, *returning, *told))
+                case Rollback(clients=excluded, told=told):
+                    names.update((*excluded, *told))
                 case Duplicates():
                     pass
         return names
@@ -108,11 +113,14 @@ def draw(seed: int, *, replicas: int, byzantine: int, attack: str | None = None)
         latency=(slowest / 10, slowest), faults=faults, attacks=attacks, rule=rule,
     )  # fmt: skip
     # Numbers of their own, so that a seed's other draws stay what they are.
-    rng = np.random.default_rng([seed, replicas, byzantine, 1])
-    if rng.random() < CHANGES:
-        return _with_roster_changes(rng, scenario, attack)
-    rng = np.random.default_rng([seed, replicas, byzantine, 2])
-    return _with_a_long_absence(rng, scenario) if rng.random() < LONG_RUNS else scenario
+    changes, absence, rollbacks = (
+        np.random.default_rng([seed, replicas, byzantine, number]) for number in (1, 2, 3)
+    )
+    if changes.random() < CHANGES:
+        scenario = _with_roster_changes(changes, scenario, attack)
+    elif absence.random() < LONG_RUNS:
+        scenario = _with_a_long_absence(absence, scenario)
+    return _with_rollbacks(rollbacks, scenario) if rollbacks.random() < ROLLBACKS else scenario
 
 
 def _with_a_long_absence(rng: np.random.Generator, scenario: Scenario) -> Scenario:
@@ -174,6 +182,55 @@ def _draw_change(
         some(clients, 0, len(clients) // 3), some(away, 0, len(away)), int(rng.integers(0, 5)),
         some(told, 1, len(told)),
     )  # fmt: skip
+
+
+def _with_rollbacks(rng: np.random.Generator, scenario: Scenario) -> Scenario:
+    """The same with one to three exclusions, of which one number may be signed twice; the run may be a long one."""
+    if scenario.epochs == EPOCHS and rng.random() < 0.5:
+        long = rng.random() < 0.2
+        scenario = _with_a_long_absence(rng, scenario) if long else replace(scenario, epochs=CHANGING_EPOCHS)
+    hostile = {chosen.node for chosen in scenario.attacks}
+    told = [name for j in range(scenario.replicas) if (name := f"replica-{j}") not in hostile]
+    clients = [f"client-{i}" for i in range(scenario.clients)]
+    numbers = int(rng.integers(1, 4))
+    twice = int(rng.integers(numbers)) if rng.random() < 0.4 else None
+    rollbacks: list[Rollback] = []
+    at = float(rng.uniform(0.5, 3.0))
+    for number in range(numbers):
+        rollbacks.append(_draw_rollback(rng, at, scenario.epochs, clients, told, again=False))
+        if number == twice:
+            also = at + float(rng.choice([0.0, rng.uniform(0, 2)]))
+            rollbacks.append(_draw_rollback(rng, also, scenario.epochs, clients, told, again=True))
+        at += float(rng.uniform(2.0, 2.0 + scenario.epochs))
+    extra: list[Fault] = []
+    if rng.random() < 0.4:
+        seconds = round(float(rng.uniform(0, 8)), 2)
+        until = round(float(rng.uniform(2, 15)), 2)
+        extra.append(Hold("ExclusionStatement", str(rng.choice(told)), seconds, until))
+    return replace(scenario, faults=(*scenario.faults, *rollbacks, *extra))
+
+
+def _draw_rollback(
+    rng: np.random.Generator,
+    at: float,
+    epochs: int,
+    clients: Sequence[str],
+    told: Sequence[str],
+    *,
+    again: bool,
+) -> Rollback:
+    """Up to two entries, up to two spans of epochs, sometimes a client; nothing at all takes all of it back."""
+    entries = tuple(round(float(rng.random()), 3) for _ in range(int(rng.integers(0, 3))))
+    spans: tuple[tuple[int, int], ...] = ()
+    if rng.random() < 0.5:
+        first = int(rng.integers(1, epochs + 1))
+        last = first + int(rng.integers(0, 3))
+        spans = ((first, last), (last + 2, last + 3))[: int(rng.integers(1, 3))]
+    excluded = (str(rng.choice(clients)),) if rng.random() < 0.15 else ()
+    some = tuple(
+        sorted(rng.permutation(np.array(told, dtype=object))[: int(rng.integers(1, len(told) + 1))].tolist())
+    )
+    return Rollback(round(at, 2), entries, excluded, spans, again, some)
 
 
 def _draw_attacks(

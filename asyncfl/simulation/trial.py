@@ -12,10 +12,11 @@ import numpy as np
 from asyncfl.simulation.attackers import corrupt
 from asyncfl.simulation.deployment import Simulation
 from asyncfl.simulation.disclosures import Violation
-from asyncfl.simulation.faults import RosterChange, apply
+from asyncfl.simulation.faults import Rollback, RosterChange, apply
 from asyncfl.simulation.observer import Observer
 from asyncfl.simulation.progress import Progress
 from asyncfl.simulation.randomness import Seeded
+from asyncfl.simulation.rollbacks import arrange_rollbacks
 from asyncfl.simulation.scenario import Scenario
 from asyncfl.simulation.sharing import Shared
 from asyncfl.simulation.tracing import Event, Line, record
@@ -68,7 +69,10 @@ def run(
     seeded, shared = Seeded(scenario.seed), Shared()
     network.prepare = lambda node, job: shared.prepare(seeded(node, job))
     changes = [fault for fault in scenario.faults if isinstance(fault, RosterChange)]
-    arrange(simulation, changes, hostile={attack.node for attack in scenario.attacks})
+    liars = {attack.node for attack in scenario.attacks}
+    arrange(simulation, changes, hostile=liars)
+    rollbacks = [fault for fault in scenario.faults if isinstance(fault, Rollback)]
+    arrange_rollbacks(simulation, rollbacks, hostile=liars)
     everybody = len(simulation.client_ids)
     speeds = np.random.default_rng([scenario.seed, 1]).uniform(0.2, 2.0, everybody)
     simulation.speed = lambda client, epoch: float(speeds[client])

@@ -4,14 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from functools import partial
-from typing import Final
 
-from asyncfl.messages import RosterStatement
-from asyncfl.simulation.deployment import Simulation, running_replica
+from asyncfl.simulation.calling import CALL_SECONDS, call, find_running
+from asyncfl.simulation.deployment import Simulation
 from asyncfl.simulation.faults import RosterChange
-
-CALL_SECONDS: Final = 1.0
-"""How often the operator calls those who cannot be reached."""
 
 
 def arrange(simulation: Simulation, changes: Sequence[RosterChange], hostile: Collection[str] = ()) -> None:
@@ -33,9 +29,7 @@ def _sign(
     simulation: Simulation, change: RosterChange, joiners: Sequence[int], hostile: Collection[str]
 ) -> None:
     network = simulation.network
-    replicas = [network.nodes[key] for key in simulation.federation.replica_keys]
-    honest = [node for node in replicas if node.name not in hostile]
-    running = [machine for machine in map(running_replica, honest) if machine is not None]
+    running = find_running(simulation, hostile)
     if not running:
         network.after(CALL_SECONDS, partial(_sign, simulation, change, joiners, hostile))
         return
@@ -56,23 +50,10 @@ def _sign(
     front = max(replica.context.inclusion.front for replica in running)
     start = max(front + change.ahead, newest.start_epoch + 1)
     statement = simulation.sign_next_roster(start, members)
+    statements = [roster.statement for roster in simulation.rosters[1 : statement.number + 1]]
     for name in change.told:
-        _tell(simulation, name, statement)
+        call(simulation, name, statements)
     network.after(change.seconds, lambda: _start(simulation, (*returning, *joiners)))
-
-
-def _tell(simulation: Simulation, name: str, statement: RosterStatement) -> None:
-    """Now, or as soon as the replica is up. Statements are taken in order, so those before come along."""
-    network = simulation.network
-    index = next(
-        j for j, key in enumerate(simulation.federation.replica_keys) if network.nodes[key].name == name
-    )
-    if not network.is_up(simulation.replica_key(index)):
-        network.after(CALL_SECONDS, partial(_tell, simulation, name, statement))
-        return
-    for roster in simulation.rosters[1 : statement.number]:
-        simulation.tell(index, roster.statement)
-    simulation.tell(index, statement)
 
 
 def _start(simulation: Simulation, clients: Sequence[int]) -> None:

@@ -36,7 +36,7 @@ def simulate(
     ] = None,
     json: JsonFile = None,
 ) -> None:
-    """Run seeded simulations of whole deployments, with crashes, partitions, delays, changing rosters, attackers.
+    """Run seeded simulations of whole deployments: crashes, partitions, delays, new rosters, exclusions, attackers.
 
     After every event it is checked that nothing but sums of whole locked groups is opened (S1), that honest replicas
     agree on the model (S2), that clients train on honest models only (S3), that no promise precedes its disk write

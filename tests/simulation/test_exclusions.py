@@ -4,11 +4,10 @@ from collections.abc import Container
 
 from asyncfl.client.context import State
 from asyncfl.effects import Table
-from asyncfl.fold import FoldCache, FoldJob
-from asyncfl.ledger import Ledger
 from asyncfl.messages import ExclusionStatement, Task, View
 from asyncfl.replica import Replica
 from asyncfl.simulation import Simulation
+from asyncfl.simulation.rollbacks import recompute_clean
 from tests.core.builders import make_parameters
 from tests.simulation.observer import Observer
 from tests.simulation.test_liveness import describe
@@ -64,23 +63,7 @@ class Incident:
             assert latest.certificate is not None
             assert latest.certificate.statement == number
             assert latest.entries == replica.context.ledger.entries, "excluded entries are counted as seen"
-            assert latest.model == self.recompute(replica)
-
-    def recompute(self, replica: Replica) -> bytes:
-        held, exclusion = replica.context.ledger, replica.context.exclusions.in_force
-        clean = Ledger(self.simulation.federation.digest)
-        for name, item in held.items.items():
-            if not exclusion.excludes(name, item):
-                clean.add(item)
-        blobs = self.network.nodes[self.simulation.replica_key(replica.context.index)].blobs
-        job = FoldJob(
-            self.simulation.federation,
-            self.simulation.initial,
-            clean.head,
-            self.simulation.clients,
-            FoldCache(),
-        )
-        return job.run(blobs).model
+            assert latest.model == recompute_clean(self.simulation, replica)
 
 
 def test_an_entry_is_taken_out_while_training_goes_on_and_put_back() -> None:
