@@ -19,6 +19,9 @@ FORBIDDEN = {
     "random",
     "subprocess",
 }
+INTEGRATIONS = CORE / "integrations"
+FRAMEWORKS = {"flwr"}
+"""What integrations are with: optional, so nothing else may need it."""
 ASYNCFL_MODULES = sorted(CORE.rglob("*.py"))
 
 
@@ -35,6 +38,13 @@ def imported_packages(path: Path) -> set[str]:
 @pytest.mark.parametrize("path", ASYNCFL_MODULES, ids=lambda path: str(path.relative_to(CORE)))
 def test_the_core_imports_no_io(path: Path) -> None:
     assert not imported_packages(path) & FORBIDDEN
+
+
+@pytest.mark.parametrize("path", ASYNCFL_MODULES, ids=lambda path: str(path.relative_to(CORE)))
+def test_frameworks_are_imported_by_integrations_alone_and_these_by_nobody(path: Path) -> None:
+    if INTEGRATIONS not in path.parents:
+        assert not imported_packages(path) & FRAMEWORKS
+        assert "asyncfl.integrations" not in path.read_text()
 
 
 def test_the_rule_sees_an_offender(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 from pathlib import Path
 from typing import Any
 
@@ -119,3 +120,18 @@ def test_training_adapters_leaves_the_base_as_it_was_published(tmp_path: Path) -
         for kind in ("weight", "bias"):
             assert torch.equal(trained[f"{layer}.linear.{kind}"], published[f"{name}.{kind}"])
         assert trained[f"{layer}.up"].abs().max() > 0
+
+
+def test_the_page_on_flower_has_loops_that_run() -> None:
+    programs = re.findall(r"```python\n(.*?)```", (HOW_TO / "flower.md").read_text(), re.DOTALL)
+    loop, learning = [run_program(program) for program in programs]
+    assert loop["step"].shape == (1000,)
+    assert learning["rule"].trust.epoch == 5
+    assert float(learning["weighed"].weights.sum()) <= 1.0
+
+
+def run_program(text: str) -> dict[str, Any]:
+    """Its names."""
+    names: dict[str, Any] = {}
+    exec(text, names)
+    return names
