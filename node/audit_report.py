@@ -13,13 +13,15 @@ from asyncfl.audit import Audit, find_differences
 from asyncfl.effects import Table
 from asyncfl.errors import AsyncflError, ConfigurationError, StorageError
 from asyncfl.exclusions import Exclusions
-from asyncfl.messages import ExclusionStatement, Item
+from asyncfl.messages import Item
 from asyncfl.record import Version
 from asyncfl.reputation import Reputation
 from asyncfl.rosters import Rosters
 from asyncfl.windows import Judgement
 from node.deployment_files import DeploymentDirectory
 from node.evidence_files import read_evidence
+from node.exclusion_file import Signed
+from node.exclusion_history import describe_history
 from node.ledger_copy import StateBlobs, read_replica
 
 ALL_TOGETHER: Final = "all together"
@@ -295,39 +297,38 @@ def _describe_version(version: Version, report: Report) -> dict[str, Any]:
     }
 
 
-def describe_exclusions(report: Report) -> list[dict[str, Any]]:
-    """The operator's statements, all of them that any state holds, and which states lack the one that counts."""
-    exclusions, names = report.exclusions(), report.files.deployment.names
-    told = [(each, True) for each in exclusions.held] + [
-        (each, False) for each in exclusions.doubles.values()
-    ]
-    return [
-        {
-            **describe_statement(statement, names),
-            "counts": counts,
-            "in_force": counts and number == exclusions.highest,
-            "lacking": [
-                name
-                for name, audit in report.audits.items()
-                if counts and statement not in audit.exclusions.held
-            ],
-        }
-        for number, statement, counts in sorted(
-            ((statement.number, statement, counts) for statement, counts in told), key=lambda each: each[0]
-        )
-    ]
+def describe_exclusions(report: Report, signed: Signed | None = None) -> list[dict[str, Any]]:
+    """The operator's statements, all that any state holds or that the operator has `signed` here.
 
-
-def describe_statement(statement: ExclusionStatement, names: Mapping[bytes, str]) -> dict[str, Any]:
-    """What an exclusion says."""
-    return {
-        "number": statement.number,
-        "digest": statement.body().hex(),
-        "entries": [name.hex() for name in statement.entries],
-        "clients": [names.get(key, key.hex()) for key in statement.clients],
-        "spans": [[span.first, span.last] for span in statement.spans],
-        "reason": statement.reason,
+    With each goes which of the states lack it.
+    """
+    exclusions = report.exclusions()
+    for statement in () if signed is None else signed.exclusions.statements(0):
+        exclusions.add(statement)
+    told = describe_history(
+        exclusions,
+        report.files.deployment.names,
+        signed={} if signed is None else signed.times,
+        certified=_certified_times(report),
+    )
+    held = {
+        name: {statement.body().hex() for statement in audit.exclusions.held}
+        for name, audit in report.audits.items()
     }
+    for each in told:
+        counts = each["state"] != "does not count"
+        each["lacking"] = [name for name in held if counts and each["digest"] not in held[name]]
+    return told
+
+
+def _certified_times(report: Report) -> dict[bytes, float]:
+    """By digest of an exclusion: when the first version under it was certified."""
+    times: dict[bytes, float] = {}
+    for audit in report.audits.values():
+        for version in audit.versions:
+            record = version.record
+            times[record.exclusion] = min(record.at, times.get(record.exclusion, record.at))
+    return times
 
 
 def _rosters(audit: Audit, names: Mapping[bytes, str]) -> list[dict[str, Any]]:

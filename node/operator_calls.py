@@ -5,8 +5,10 @@
     operator                             replica
     ROSTER_REQUEST(after)        ----->
                                  <-----  FRONT, and the statements of rosters after that
-    ROSTER_STATEMENT, ...        ----->  (those that it lacks)
+    ROSTER_STATEMENT, ...        ----->  (those that it lacks, or has another of)
                                  <-----  FRONT, once they are on its disk
+    ROSTER_REQUEST(after)        ----->
+                                 <-----  FRONT, and what it has then
 
 Of exclusions with EXCLUSION_REQUEST and EXCLUSION_STATEMENT instead.
 
@@ -39,6 +41,7 @@ from asyncfl.messages import (
     decode_message,
     encode_message,
 )
+from asyncfl.rosters import STATEMENTS_AT_ONCE
 from node.transport.connections import Guarded, dial
 from node.transport.handshake import initiate
 from node.transport.limits import Limits
@@ -81,11 +84,18 @@ EXCLUSIONS: Final = Subject(
 
 @dataclass(frozen=True, slots=True)
 class Answer(Generic[Statement]):
-    """What a replica said: its front, the number of its newest statement, and the highest statement that it sent."""
+    """What a replica said: its front, the number of its newest statement, and the statements that it sent last."""
 
     front: int
     number: int
-    newest: Statement | None
+    statements: tuple[Statement, ...]
+    """Signed by the operator; ascending."""
+    seen: tuple[Statement, ...]
+    """These, and what it had in their place before it was given others."""
+
+    @property
+    def newest(self) -> Statement | None:
+        return self.statements[-1] if self.statements else None
 
 
 @dataclass(slots=True)
@@ -186,14 +196,17 @@ class Caller(Generic[Statement]):
                 channel = await initiate(connection, self.operator, entry.key, self.deployment.digest)
             number = self.subject.number
             talk = _Talk(self.subject, self.deployment, connection, channel)
-            await talk.send(self.subject.request(after))
-            front = await talk.front(after)
-            lacking = [statement for statement in statements if statement.number > number(front)]
+            front = await talk.ask(after)
+            lacking = [
+                statement
+                for statement in statements
+                if statement.number > number(front) or talk.has_another(statement)
+            ]
             for statement in lacking:
                 await talk.send(statement)
             if lacking:
-                front = await talk.front(after, lacking[-1].number)
-            return Answer(front.front, number(front), talk.newest)
+                front = await talk.ask(after, lacking[-1].number)
+            return Answer(front.front, number(front), talk.statements, tuple(talk.seen.values()))
         finally:
             with suppress(OSError, WebSocketException):
                 async with asyncio.timeout(limits.close_s):
@@ -227,13 +240,36 @@ class _Talk(Generic[Statement]):
         self._deployment = deployment
         self._connection = connection
         self._channel = channel
-        self.newest: Statement | None = None
+        self._held: dict[int, Statement] = {}
+        """By number, what the replica said that it has."""
+        self.seen: dict[bytes, Statement] = {}
+        """All that it ever said, by digest."""
+
+    @property
+    def statements(self) -> tuple[Statement, ...]:
+        return tuple(self._held[number] for number in sorted(self._held))
+
+    def has_another(self, statement: Statement) -> bool:
+        """Whether the replica holds one of this number that says something else."""
+        held = self._held.get(statement.number)
+        return held is not None and held.body() != statement.body()
 
     async def send(self, message: Message) -> None:
         await self._connection.send(self._channel.seal([encode_message(message)]))
 
-    async def front(self, after: int, wanted: int = 0) -> Front:
-        """The next FRONT with at least number `wanted`; where it reports more than `after`, with a statement."""
+    async def ask(self, after: int, wanted: int = 0) -> Front:
+        """A FRONT with at least number `wanted`, and all statements above `after` up to the number in it."""
+        self._held.clear()
+        while True:
+            await self.send(self._subject.request(after))
+            front = await self._front(after, wanted)
+            reached = max(self._held, default=after)
+            if not after < reached < self._subject.number(front):
+                return front
+            after = reached
+
+    async def _front(self, after: int, wanted: int) -> Front:
+        """The next FRONT with at least number `wanted`, with the next statements where it reports more than `after`."""
         said: Front | None = None
         try:
             async with asyncio.timeout(ANSWER_SECONDS):
@@ -254,7 +290,7 @@ class _Talk(Generic[Statement]):
         return said
 
     def _lacks(self, said: Front, after: int) -> bool:
-        return self._subject.number(said) > after and (self.newest is None or self.newest.number <= after)
+        return max(self._held, default=after) < min(self._subject.number(said), after + STATEMENTS_AT_ONCE)
 
     def _take(self, statement: Statement) -> None:
         deployment = self._deployment
@@ -265,8 +301,8 @@ class _Talk(Generic[Statement]):
             statement.body(),
             statement.signature,
         )
-        if signed and (self.newest is None or statement.number > self.newest.number):
-            self.newest = statement
+        if signed:
+            self._held[statement.number] = self.seen[statement.body()] = statement
 
 
 def _in_words(error: Exception, entry: ReplicaEntry) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -13,28 +13,55 @@ from asyncfl.identity import Identity
 from asyncfl.ledger import Ledger
 from asyncfl.messages import Epochs, ExclusionStatement
 from asyncfl.record import Version
+from node.exclusion_history import Content, Span, steps
 
 SHORTEST: Final = 8
 """Hex digits by which an entry or a version may be named."""
 DIGITS: Final = 64
+INITIAL: Final = "initial"
+"""The model before any entry, as a version to go back to."""
 
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """What is to be left out beside what is left out already; `to` is a version, in hex."""
+    """What is to change in what is left out; `to` is a version, in hex, or `initial`."""
 
     entries: Sequence[str] = ()
     clients: Sequence[str] = ()
     to: str | None = None
+    back_entries: Sequence[str] = ()
+    back_clients: Sequence[str] = ()
+    """Left out so far, and to count again."""
+    undo: bool = False
+    """Take back the newest statement that is not taken back, and nothing else."""
     reason: str = ""
+
+    @property
+    def changes(self) -> bool:
+        """Whether anything is asked for, other than to undo."""
+        return bool(self.entries or self.clients or self.to or self.back_entries or self.back_clients)
 
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What a replica's state on this machine says. Nothing where none is kept here."""
+    """What replicas' states on this machine say, and what the replicas themselves say."""
 
     ledger: Ledger
+    """Empty where no state is kept here."""
     versions: Sequence[Version] = ()
+    under_way: int | None = None
+    """The highest epoch that may have entries, or uploads on their way; None where too few replicas answered."""
+
+
+def compute_under_way(fronts: Collection[int], deployment: Deployment) -> int | None:
+    """The highest epoch that an honest replica may have given a TASK for; None below t + 1 fronts.
+
+    At least one honest replica has reached the (t+1)-th largest front; no t liars can move it beyond that.
+    """
+    parameters = deployment.parameters
+    if len(fronts) < parameters.certifiers:
+        return None
+    return sorted(fronts, reverse=True)[parameters.byzantine] + parameters.window
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,38 +89,37 @@ class Cost:
 
 
 def plan(deployment: Deployment, held: Exclusions, known: Known, wish: Wish) -> ExclusionStatement:
-    """The next statement, unsigned: all that is excluded now, and what is wished.
+    """The next statement, unsigned: all that is left out now, changed as wished.
 
     Raises `ConfigurationError` for what is not known, or changes nothing.
     """
-    before = held.held[-1] if held.held else None
-    entries = {_find_entry(prefix, known.ledger) for prefix in wish.entries}
-    clients = {deployment.client(name).key for name in wish.clients}
-    spans: list[tuple[int, int]] = []
+    path, number = steps(held), held.highest + 1
+    now = path[-1].content
+    if wish.undo:
+        if len(path) == 1:
+            raise ConfigurationError("nothing is left out, so there is nothing to take back")
+        return _make(number, path[-2].content, wish.reason)
+    wanted = Content(
+        frozenset(_find_entry(prefix, known.ledger) for prefix in wish.entries),
+        frozenset(deployment.client(name).key for name in wish.clients),
+    )
     if wish.to is not None:
-        since, spans = _after_version(_find_version(wish.to, known), known.ledger)
-        entries |= since
-    if before is not None:
-        entries |= set(before.entries)
-        clients |= set(before.clients)
-        spans += [(span.first, span.last) for span in before.spans]
-    made = _make(held.highest + 1, entries, clients, _merged(spans), wish.reason)
-    if before is not None and _content(before) == _content(made):
-        raise ConfigurationError(f"exclusion {before.number} leaves that out already; nothing was changed")
-    if not (entries or clients or spans):
-        raise ConfigurationError("nothing comes after that version; nothing was changed")
-    return made
-
-
-def undo(held: Exclusions, reason: str) -> ExclusionStatement:
-    """The next statement, unsigned: what the one before the newest says. Raises `ConfigurationError`."""
-    if not held.held:
-        raise ConfigurationError("nothing is excluded, so there is nothing to take back")
-    before = held.held[-2] if len(held.held) > 1 else None
-    if before is None:
-        return _make(held.highest + 1, (), (), (), reason)
-    spans = [(span.first, span.last) for span in before.spans]
-    return _make(held.highest + 1, before.entries, before.clients, spans, reason)
+        since = _after(wish.to, known)
+        if since.is_empty:
+            raise ConfigurationError("nothing comes after that version; nothing was changed")
+        wanted = wanted.plus(since)
+    unwanted = Content(
+        frozenset(_find_excluded(prefix, now, known.ledger, held) for prefix in wish.back_entries),
+        frozenset(_find_client(name, now, deployment) for name in wish.back_clients),
+    )
+    if not (wanted.entries.isdisjoint(unwanted.entries) and wanted.clients.isdisjoint(unwanted.clients)):
+        raise ConfigurationError(
+            "the same entry or client is to be left out and put back; nothing was changed"
+        )
+    then = now.plus(wanted).minus(unwanted)
+    if then == now:
+        raise ConfigurationError(f"exclusion {held.highest} leaves that out already; nothing was changed")
+    return _make(number, then, wish.reason)
 
 
 def sign(operator: Identity, deployment: bytes, statement: ExclusionStatement) -> ExclusionStatement:
@@ -123,19 +149,13 @@ def compute_cost(ledger: Ledger, before: Exclusion, after: Exclusion) -> Cost:
     )
 
 
-def _make(
-    number: int,
-    entries: Iterable[bytes],
-    clients: Iterable[bytes],
-    spans: Iterable[tuple[int, int]],
-    reason: str,
-) -> ExclusionStatement:
+def _make(number: int, content: Content, reason: str) -> ExclusionStatement:
     try:
         return ExclusionStatement(
             number=number,
-            entries=tuple(sorted(entries)),
-            clients=tuple(sorted(clients)),
-            spans=tuple(Epochs(first=first, last=last) for first, last in spans),
+            entries=tuple(sorted(content.entries)),
+            clients=tuple(sorted(content.clients)),
+            spans=tuple(Epochs(first=first, last=last) for first, last in content.spans),
             reason=reason,
             signature=bytes(64),
         )
@@ -144,21 +164,6 @@ def _make(
             "this is more than a statement can say (8192 entries, 4096 clients, 256 spans, a reason of 400 printable "
             f"characters): {error}"
         ) from None
-
-
-def _content(statement: ExclusionStatement) -> tuple[object, ...]:
-    return statement.entries, statement.clients, statement.spans
-
-
-def _merged(spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
-    """The same epochs in spans that ascend and do not touch."""
-    merged: list[tuple[int, int]] = []
-    for first, last in sorted(spans):
-        if merged and first <= merged[-1][1] + 1:
-            merged[-1] = (merged[-1][0], max(last, merged[-1][1]))
-        else:
-            merged.append((first, last))
-    return merged
 
 
 def _find_entry(prefix: str, ledger: Ledger) -> bytes:
@@ -176,6 +181,31 @@ def _find_entry(prefix: str, ledger: Ledger) -> bytes:
     return found[0]
 
 
+def _find_excluded(prefix: str, now: Content, ledger: Ledger, held: Exclusions) -> bytes:
+    """One of the entries that are left out by their own digest."""
+    digits = _digits(prefix, "an entry")
+    found = [name for name in now.entries if name.hex().startswith(digits)]
+    if len(found) == 1:
+        return found[0]
+    why = f"{len(found)} entries that are left out begin so" if found else "no entry is left out by this name"
+    if any(
+        name.hex().startswith(digits) and held.in_force.excludes(name, item)
+        for name, item in ledger.items.items()
+    ):
+        why = "it is left out with a client of its, or with its epoch, and not by its own name"
+    raise ConfigurationError(f"--include-entry {prefix}: {why}; nothing was changed")
+
+
+def _find_client(name: str, now: Content, deployment: Deployment) -> bytes:
+    """One of the clients that are left out."""
+    key = deployment.client(name).key
+    if key not in now.clients:
+        names = sorted(deployment.names.get(each, each.hex()) for each in now.clients)
+        out = f"left out are {', '.join(names)}" if names else "no client is"
+        raise ConfigurationError(f"--include-client {name}: this client is not left out ({out})")
+    return key
+
+
 def _find_version(prefix: str, known: Known) -> Version:
     digits = _digits(prefix, "a version")
     found = {
@@ -186,7 +216,7 @@ def _find_version(prefix: str, known: Known) -> Version:
     if len(found) != 1:
         how = "no certified version" if not found else f"{len(found)} certified versions"
         raise ConfigurationError(
-            f"--to {prefix}: {how} of the replicas here begins so; asyncfl model list shows them"
+            f"--to {prefix}: {how} of the replicas here begins so; asyncfl model list shows them (or give initial)"
         )
     (version,) = found.values()
     return version
@@ -202,13 +232,22 @@ def _digits(text: str, what: str) -> str:
     return digits
 
 
-def _after_version(version: Version, ledger: Ledger) -> tuple[set[bytes], list[tuple[int, int]]]:
-    """What the ledger holds beyond a version: late entries of its rows one by one, later rows as a span of epochs."""
-    if version.link is None:
-        raise ConfigurationError(
-            "the entries of that version are not all here; run this where another replica is"
-        )
-    last = version.link.epoch
-    kept = {name for link in version.link.back() if link.row is not None for name in link.row.items}
+def _after(to: str, known: Known) -> Content:
+    """What came after a version, up to the epochs that are under way.
+
+    Of the version's own rows entry by entry, so that it comes out again as it was; later rows as one span of epochs, so
+    that their late entries, which were trained from what is left out, stay out too.
+    """
+    ledger, last, kept = known.ledger, 0, set[bytes]()
+    if to != INITIAL:
+        version = _find_version(to, known)
+        if version.link is None:
+            raise ConfigurationError(
+                "the entries of that version are not all here; run this where another replica is"
+            )
+        last = version.link.epoch
+        kept = {name for link in version.link.back() if link.row is not None for name in link.row.items}
     late = {name for name, item in ledger.items.items() if item.id.epoch <= last and name not in kept}
-    return late, [(last + 1, ledger.last_epoch)] if ledger.last_epoch > last else []
+    end = max(ledger.last_epoch, known.under_way or 0)
+    spans: tuple[Span, ...] = ((last + 1, end),) if end > last else ()
+    return Content(frozenset(late), spans=spans)

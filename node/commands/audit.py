@@ -9,6 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from node.commands.common import Directory, ExitCode, JsonFile, output, write_json
+from node.commands.exclusion_page import describe_exclusion, show_lacking
 from node.commands.roster_page import waiting
 
 if TYPE_CHECKING:
@@ -58,12 +59,7 @@ def _show(report: Report) -> None:
         output.print(_clients(facts["clients"]))
     for each in facts["exclusions"]:
         output.print(describe_exclusion(each), soft_wrap=True)
-        if each["in_force"] and each["lacking"]:
-            output.print(
-                f"  [yellow]{escape(', '.join(each['lacking']))} had not heard of it[/] when this was read: a replica "
-                "takes it from the others when it runs",
-                soft_wrap=True,
-            )
+    show_lacking(facts["exclusions"])
     proven = [piece for piece in facts["evidence"] if piece["verified"]]
     for piece in proven:
         output.print(f"[red]proven:[/] {escape(piece['culprit'])} {escape(piece['what'])}", soft_wrap=True)
@@ -150,23 +146,3 @@ def _clients(clients: dict[str, dict[str, Any]]) -> Table:
             cells += [f"{suspicion['mean']:.2f} ± {suspicion['deviation']:.2f}", f"{suspicion['weight']:.2f}"]
         table.add_row(*cells)
     return table
-
-
-def describe_exclusion(said: dict[str, Any]) -> str:
-    """One line about a statement of the operator's."""
-    parts = (
-        [f"{len(said['entries'])} entries" if len(said["entries"]) != 1 else "1 entry"]
-        if said["entries"]
-        else []
-    )
-    parts += [escape(name) for name in said["clients"]]
-    parts += [
-        f"epochs {first} to {last}" if first != last else f"epoch {first}" for first, last in said["spans"]
-    ]
-    what = f"leaves out {', '.join(parts)}" if parts else "leaves out nothing"
-    reason = f" ({escape(said['reason'])})" if said["reason"] else ""
-    if not said["counts"]:
-        state = "[red]signed as well under this number: does not count[/]"
-    else:
-        state = "[bold]in force[/]" if said["in_force"] else "[dim]replaced[/]"
-    return f"exclusion {said['number']} {what}{reason}: {state}"

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 from rich.markup import escape
 
-from asyncfl.errors import ConfigurationError
-from node.commands.audit import describe_exclusion
+from asyncfl.errors import ConfigurationError, InvalidItem
 from node.commands.common import Directory, ExitCode, JsonFlag, confirm, messages, output, write_json
 from node.commands.enroll import Wait, Yes
+from node.commands.exclusion_page import announce, describe_change, show_history
 from node.commands.roster_page import show_replicas, waiting
 
 if TYPE_CHECKING:
@@ -21,10 +22,12 @@ if TYPE_CHECKING:
     from asyncfl.identity import Identity
     from asyncfl.messages import ExclusionStatement
     from node.deployment_files import DeploymentDirectory
+    from node.exclusion_file import Signed
     from node.operator_calls import Call
-    from node.rollback import Cost, Known
+    from node.rollback import Cost, Known, Wish
 
 CONFIRMED: Final = "a signed exclusion is replaced by another one only (--undo)"
+Calls = Mapping[str, "Call[ExclusionStatement]"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,10 +50,26 @@ def rollback(
         typer.Option(metavar="NAME", help="Leave out every group of this client; repeat for more."),
     ] = None,
     to: Annotated[
-        str | None, typer.Option(metavar="VERSION", help="Leave out what came after this certified version.")
+        str | None,
+        typer.Option(
+            metavar="VERSION", help="Leave out what came after this certified version, or after initial."
+        ),
     ] = None,
-    undo: Annotated[bool, typer.Option("--undo", help="Take the newest exclusion back.")] = False,
+    include_entry: Annotated[
+        list[str] | None,
+        typer.Option(metavar="ID", help="Put an entry back that is left out; repeat for more."),
+    ] = None,
+    include_client: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Put a client back that is left out; repeat for more."),
+    ] = None,
+    undo: Annotated[
+        bool, typer.Option("--undo", help="Take back the newest exclusion that is not taken back yet.")
+    ] = False,
     reason: Annotated[str, typer.Option(help="For the audit trail.")] = "",
+    history: Annotated[
+        bool, typer.Option("--list", help="Only show all exclusions: when, what, and whether in force.")
+    ] = False,
     send_again: Annotated[
         bool, typer.Option("--resend", help="Only send what replicas lack of the exclusions signed.")
     ] = False,
@@ -62,7 +81,8 @@ def rollback(
 
     Signs the next exclusion, writes it to exclusions.json, and sends it to the replicas, which compute the model
     without what it names and give out no other any more. Says first how much honest work that costs: a sum cannot be
-    divided, so with a client go all uploads of its groups. Nothing is deleted, and --undo puts it back.
+    divided, so with a client go all uploads of its groups. Nothing is deleted: --undo takes the newest exclusion back,
+    a second time the one before, and so on.
 
     [bold]Examples[/]
 
@@ -72,177 +92,285 @@ def rollback(
 
     asyncfl rollback run --to 5d21aa90
 
+    asyncfl rollback run --include-client client-3
+
     asyncfl rollback run --undo
+
+    asyncfl rollback run --list
     """
     from node.rollback import Wish
 
-    wish = Wish(exclude_entry or (), exclude_client or (), to, reason)
-    changes = sum((bool(wish.entries or wish.clients or wish.to), undo, send_again))
-    if changes != 1:
+    wish = Wish(
+        exclude_entry or (), exclude_client or (), to, include_entry or (), include_client or (), undo, reason
+    )
+    if sum((wish.changes, undo, history, send_again)) != 1:
         raise ConfigurationError(
-            "say what to leave out (--exclude-entry, --exclude-client, --to), or --undo, or --resend: one of the three"
+            "say what to leave out or to put back (--exclude-entry, --exclude-client, --to, --include-entry, "
+            "--include-client), or --undo, or --list, or --resend: one of the four"
         )
-    _Rollback.open(directory, Manner(wait, yes, json)).run(None if undo or send_again else wish, undo, reason)
+    if history:
+        _list(directory, json=json)
+        return
+    command = _Rollback.open(directory, Manner(wait, yes, json))
+    if send_again:
+        command.resend()
+    else:
+        command.run(wish)
 
 
-@dataclass(frozen=True, slots=True)
+def _list(root: Path, *, json: bool) -> None:
+    """What the file and the replicas' states here say. No key is needed, and nobody is called."""
+    from node.audit_report import describe_exclusions, load
+    from node.deployment_files import DeploymentDirectory
+    from node.exclusion_file import read_exclusions
+
+    files = DeploymentDirectory.load(root)
+    signed = read_exclusions(root, files.deployment)
+    report = load(files, _states_here(files))
+    for audit in report.audits.values():
+        audit.read()
+    told = describe_exclusions(report, signed)
+    if json:
+        write_json({"exclusions": told}, Path("-"))
+    else:
+        show_history(told)
+
+
+def _states_here(files: DeploymentDirectory) -> list[str]:
+    names = [entry.name for entry in files.deployment.replicas]
+    return [name for name in names if (files.state(name) / "state.sqlite").exists()]
+
+
+@dataclass(slots=True)
 class _Rollback:
     files: DeploymentDirectory
     operator: Identity
     manner: Manner
+    signed: Signed
+    taken_over: list[int] = field(default_factory=list)
+    """Numbers of statements that replicas have and the file had not."""
 
     @classmethod
     def open(cls, root: Path, manner: Manner) -> _Rollback:
         from node.enrolment import open_as_operator
+        from node.exclusion_file import read_exclusions
 
         files, operator = open_as_operator(root)
-        return cls(files, operator, manner)
+        return cls(files, operator, manner, read_exclusions(root, files.deployment))
 
-    def run(self, wish: Any, undo: bool, reason: str) -> None:
-        from node import rollback as planning
+    @property
+    def held(self) -> Exclusions:
+        return self.signed.exclusions
+
+    def resend(self) -> None:
+        from node.enrolment import operator_at_work
+
+        with operator_at_work(self.files.root):
+            calls = self._call()
+            if not self.held.held:
+                raise ConfigurationError("no exclusion was ever signed: there is nothing to send")
+            self._tell(calls, None, self.held.held[-1])
+
+    def run(self, wish: Wish) -> None:
+        from asyncfl.exclusions import Exclusion
         from node.enrolment import operator_at_work
         from node.exclusion_file import read_exclusions, write_exclusions
+        from node.rollback import compute_cost, plan, sign
 
         root, deployment = self.files.root, self.files.deployment
         with operator_at_work(root):
-            held = read_exclusions(root, deployment)
-            if wish is None and not undo:
-                if not held.held:
-                    raise ConfigurationError("no exclusion was ever signed here: there is nothing to send")
-                self._send(held, None)
-                return
-            # Replicas that missed an earlier one get it on this occasion.
-            self._call(held)
-            known = self._known()
-            statement = planning.undo(held, reason) if undo else planning.plan(deployment, held, known, wish)
-            cost = self._announce(statement, held, known)
+            self.signed = read_exclusions(root, deployment)
+            # Replicas that missed an earlier one get it on this occasion, and what was signed elsewhere comes here.
+            calls = self._call()
+            known = self._known(calls)
+            statement = plan(deployment, self.held, known, wish)
+            cost = compute_cost(known.ledger, self.held.in_force, Exclusion.of(statement))
+            self._warn(calls, wish)
+            if not self.manner.json:
+                announce(self._describe(statement), cost, known, deployment)
             if not self.manner.yes:
                 confirm(CONFIRMED)
-            signed = planning.sign(self.operator, deployment.digest, statement)
-            write_exclusions(root, (*held.held, signed))
-            held.add(signed)
-            self._send(held, cost)
+                if wish.to is not None:
+                    # Training went on while somebody read this.
+                    announced, statement = (
+                        statement,
+                        plan(deployment, self.held, self._known(self._call()), wish),
+                    )
+                    if statement != announced:
+                        told = describe_change(self._describe(statement))
+                        output.print(f"training went on meanwhile: it {told}", soft_wrap=True)
+            signed = sign(self.operator, deployment.digest, statement)
+            self.held.add(signed)
+            self.signed.times[signed.body()] = time.time()
+            write_exclusions(root, self.signed)
+            self._send(cost, signed)
 
-    def _known(self) -> Known:
-        """The ledger and the versions of the replica with the most entries on this machine."""
-        from asyncfl.audit import Audit
+    def _describe(self, statement: ExclusionStatement) -> dict[str, Any]:
+        """The next statement, as the history will have it."""
+        from node.exclusion_history import describe, read_next
+
+        return describe(read_next(self.held, statement), self.files.deployment.names)
+
+    def _known(self, calls: Calls) -> Known:
+        """All entries and versions of the replicas' states on this machine, and how far the replicas say they are."""
+        from asyncfl.errors import LocalProtocolError
         from asyncfl.ledger import Ledger
         from node.audit_report import load
-        from node.rollback import Known
+        from node.rollback import Known, compute_under_way
 
-        here = [
-            entry.name
-            for entry in self.files.deployment.replicas
-            if (self.files.state(entry.name) / "state.sqlite").exists()
-        ]
-        audits: list[Audit] = list(load(self.files, here).audits.values())
-        for audit in audits:
+        deployment, ledger = self.files.deployment, Ledger(self.files.deployment.digest)
+        versions, report = [], load(self.files, _states_here(self.files))
+        for why in report.unread.values():
+            messages.print(f"[yellow]left aside: {escape(why)}[/]", soft_wrap=True)
+        for name, audit in report.audits.items():
             audit.read()
-        if not audits:
-            return Known(Ledger(self.files.deployment.digest))
-        furthest = max(audits, key=lambda audit: len(audit.items))
-        return Known(furthest.ledger, [version for audit in audits for version in audit.versions])
+            versions += audit.versions
+            for item in audit.ledger.items.values():
+                try:
+                    ledger.add(item)
+                except LocalProtocolError as error:
+                    messages.print(
+                        f"[yellow]the state of {escape(name)} contradicts another one here[/] ({escape(str(error))}): "
+                        f"asyncfl audit {escape(str(self.files.root))}",
+                        soft_wrap=True,
+                    )
+                    break
+        fronts = [call.answer.front for call in calls.values() if call.answer is not None]
+        return Known(ledger, versions, compute_under_way(fronts, deployment))
 
-    def _announce(self, statement: ExclusionStatement, held: Exclusions, known: Known) -> Cost:
-        """What is about to be signed, and what it costs."""
-        from asyncfl.exclusions import Exclusion
-        from node.audit_report import describe_statement
-        from node.rollback import compute_cost
-
+    def _warn(self, calls: Calls, wish: Wish) -> None:
+        """Of what cannot be known, since too few replicas answer."""
+        answered = sum(call.answer is not None for call in calls.values())
         deployment = self.files.deployment
-        cost = compute_cost(known.ledger, held.in_force, Exclusion.of(statement))
-        if self.manner.json:
-            return cost
-        said = {**describe_statement(statement, deployment.names), "counts": True, "in_force": True}
-        output.print(describe_exclusion(said).rpartition(":")[0], soft_wrap=True)
-        if not known.ledger.items:
-            output.print(
-                "  no replica keeps its state on this machine: what this costs cannot be told here",
-                soft_wrap=True,
+        if answered < deployment.parameters.quorum:
+            told = (
+                f"{answered} of {len(calls)} replicas answered: whether another exclusion was signed elsewhere is not "
+                "known"
             )
-            return cost
-        output.print(f"  [dim]{cost.counted} of {cost.entries} entries count now[/]")
-        if cost.leaves_out:
-            named = (
-                f"{cost.blamed} uploads of {escape(', '.join(said['clients']))}, and " if cost.blamed else ""
-            )
-            output.print(
-                f"  [bold]{cost.leaves_out}[/] entries more are left out: {named}[bold]{cost.others}[/] uploads of "
-                f"{len(cost.others_names)} other clients, {100 * cost.share:.1f} % of all work",
-                soft_wrap=True,
-            )
-        if cost.puts_back:
-            output.print(f"  [bold]{cost.puts_back}[/] entries are put back", soft_wrap=True)
-        if not (cost.leaves_out or cost.puts_back):
-            output.print("  no entry of the ledger here is concerned; those to come may be", soft_wrap=True)
-        return cost
+            if wish.to is not None and answered < deployment.parameters.certifiers:
+                told += ", nor how far training is: rows that are not in the ledger here will count"
+            messages.print(f"[yellow]{told}[/]", soft_wrap=True)
 
-    def _call(self, held: Exclusions) -> dict[str, Call[ExclusionStatement]]:
+    def _call(self) -> Calls:
+        """Give the replicas what they lack, and take over what they have that was signed elsewhere."""
+        from node.exclusion_file import write_exclusions
         from node.operator_calls import EXCLUSIONS, Caller
 
+        held, highest = self.held, self.held.highest
         caller = Caller(EXCLUSIONS, self.files.deployment, self.operator)
         with waiting(shown=not self.manner.json) as say:
-            calls = caller.call(held.statements(0), after=held.highest, deadline=self.manner.wait, say=say)
-        for name, call in calls.items():
-            newest = None if call.answer is None else call.answer.newest
-            if newest is not None and newest.number > held.highest:
-                raise ConfigurationError(
-                    f"{self.files.root / 'exclusions.json'} is not the newest: {name} holds exclusion "
-                    f"{newest.number}, signed with this operator's key, and the file ends with {held.highest}; bring "
-                    "the newest file here, or two exclusions would have the same number"
-                )
+            # From the one before the highest on: so each replica shows what it has under the highest number itself.
+            calls = caller.call(
+                held.statements(0), after=max(0, highest - 1), deadline=self.manner.wait, say=say
+            )
+        found = [statement for call in calls.values() if call.answer for statement in call.answer.seen]
+        new = []
+        for statement in sorted(found, key=lambda statement: statement.number):
+            try:
+                if held.add(statement):
+                    new.append(statement)
+            except InvalidItem as error:
+                messages.print(f"[yellow]left aside: {escape(str(error))}[/]", soft_wrap=True)
+        if new:
+            write_exclusions(self.files.root, self.signed)
+            self.taken_over += [statement.number for statement in new]
+            numbers = ", ".join(str(statement.number) for statement in new)
+            messages.print(
+                f"[yellow]exclusion {numbers} of the replicas was not in {escape(str(self.files.root))}/exclusions.json"
+                "[/]: signed elsewhere with this key; taken over",
+                soft_wrap=True,
+            )
+            for statement in new:
+                if statement.number in held.doubles:
+                    self._tell_of_two(statement.number)
         return calls
 
-    def _send(self, held: Exclusions, cost: Cost | None) -> None:
-        """Give the replicas the newest exclusion, and say who has it."""
-        number, needed = held.highest, self.files.deployment.parameters.quorum
-        calls = self._call(held)
+    def _tell_of_two(self, number: int) -> None:
+        held = self.held
+        counts, other = (
+            describe_change(self._said(each)) for each in (held.held[number - 1], held.doubles[number])
+        )
+        messages.print(
+            f"[bold red]two exclusions have number {number}[/]: the one that {counts} counts at every replica; the one "
+            f"that {other} does not: where it was meant as well, name it again",
+            soft_wrap=True,
+        )
+
+    def _send(self, cost: Cost, signed: ExclusionStatement) -> None:
+        try:
+            calls = self._call()
+        except KeyboardInterrupt:
+            messages.print(
+                f"exclusion {signed.number} is signed and in exclusions.json, but too few replicas may have it; to "
+                f"send it: asyncfl rollback {escape(str(self.files.root))} --resend",
+                soft_wrap=True,
+            )
+            raise
+        self._tell(calls, cost, signed)
+
+    def _tell(self, calls: Calls, cost: Cost | None, signed: ExclusionStatement) -> None:
+        """Say who has the exclusion. Ends the program with 1 where another one counts, or too few have it."""
+        number, needed = signed.number, self.files.deployment.parameters.quorum
         have = [
-            name for name, call in calls.items() if call.answer is not None and call.answer.number >= number
+            name
+            for name, call in calls.items()
+            if call.answer is not None and signed in call.answer.statements
         ]
+        newest = self.held.held[-1]
         if self.manner.json:
-            write_json(self._facts(held, cost, calls, have), Path("-"))
+            write_json(self._facts(signed, cost, calls, have), Path("-"))
         else:
             show_replicas(calls, have, f"exclusion {number}")
         root = escape(str(self.files.root))
-        if len(have) >= needed:
-            if not self.manner.json:
-                output.print(
-                    f"[bold green]done[/]: {len(have)} of {len(calls)} replicas have exclusion {number}, and give out "
-                    f"no model but under it: asyncfl model list {root}",
-                    soft_wrap=True,
-                )
-                for name in self._still_enrolled(held):
-                    output.print(
-                        f"  {escape(name)} is asked for nothing any more, but still enrolled: [bold]asyncfl retire "
-                        f"{root} {escape(name)}[/]",
-                        soft_wrap=True,
-                    )
+        if newest != signed:
+            messages.print(
+                f"[bold red]not in force:[/] another exclusion {newest.number}, signed elsewhere with this key, "
+                f"counts: it {describe_change(self._said(newest))}. What you asked for does not; run the command "
+                f"again, and it becomes exclusion {self.held.highest + 1}",
+                soft_wrap=True,
+            )
+            raise typer.Exit(int(ExitCode.FAILED))
+        if len(have) < needed:
+            messages.print(
+                f"[bold red]not yet in force:[/] {len(have)} of {len(calls)} replicas have exclusion {number}, "
+                f"{needed} are needed. It is signed and in exclusions.json; start the others, which take it from each "
+                f"other, or send it again: asyncfl rollback {root} --resend",
+                soft_wrap=True,
+            )
+            raise typer.Exit(int(ExitCode.FAILED))
+        if self.manner.json:
             return
-        messages.print(
-            f"[bold red]not yet in force:[/] {len(have)} of {len(calls)} replicas have exclusion {number}, {needed} "
-            "are needed. It is signed and in exclusions.json; start the others, which take it from each other, or send "
-            f"it again: asyncfl rollback {root} --resend",
+        output.print(
+            f"[bold green]done[/]: {len(have)} of {len(calls)} replicas have exclusion {number}, and give out "
+            f"no model but under it: asyncfl model list {root}",
             soft_wrap=True,
         )
-        raise typer.Exit(int(ExitCode.FAILED))
+        for name in self._still_enrolled():
+            output.print(
+                f"  {escape(name)} is asked for nothing any more, but still enrolled: [bold]asyncfl retire "
+                f"{root} {escape(name)}[/]",
+                soft_wrap=True,
+            )
 
-    def _still_enrolled(self, held: Exclusions) -> list[str]:
+    def _still_enrolled(self) -> list[str]:
         deployment = self.files.deployment
-        return [name for name in deployment.members if deployment.client(name).key in held.in_force.clients]
+        return [
+            name for name in deployment.members if deployment.client(name).key in self.held.in_force.clients
+        ]
+
+    def _said(self, statement: ExclusionStatement) -> dict[str, Any]:
+        """A statement that is held, with what has become of it."""
+        from node.exclusion_history import describe, read_history
+
+        change = next(each for each in read_history(self.held) if each.statement == statement)
+        return describe(change, self.files.deployment.names)
 
     def _facts(
-        self,
-        held: Exclusions,
-        cost: Cost | None,
-        calls: Mapping[str, Call[ExclusionStatement]],
-        have: list[str],
+        self, signed: ExclusionStatement, cost: Cost | None, calls: Calls, have: list[str]
     ) -> dict[str, Any]:
-        from node.audit_report import describe_statement
-
-        deployment = self.files.deployment
+        deployment, newest = self.files.deployment, self.held.held[-1]
         return {
-            **describe_statement(held.held[-1], deployment.names),
+            **self._said(signed),
             "cost": None
             if cost is None
             else {
@@ -260,4 +388,6 @@ class _Rollback:
             },
             "have_it": len(have),
             "needed": deployment.parameters.quorum,
+            "taken_over": self.taken_over,
+            "instead": None if newest == signed else newest.number,
         }

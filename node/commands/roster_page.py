@@ -35,9 +35,9 @@ def announce(
         soft_wrap=True,
     )
     if change.joining:
-        output.print(f"  joining   {escape(_listed(change.joining))}", soft_wrap=True)
+        output.print(f"  joining   {escape(listed(change.joining))}", soft_wrap=True)
     if change.retiring:
-        output.print(f"  retiring  {escape(_listed(change.retiring))}", soft_wrap=True)
+        output.print(f"  retiring  {escape(listed(change.retiring))}", soft_wrap=True)
     answered = sum(call.answer is not None for call in calls.values())
     if answered:
         how = (
@@ -87,7 +87,7 @@ def show_next(files: DeploymentDirectory, change: Change) -> None:
                 (
                     "send",
                     f"{DEPLOYMENT_FILE} and {escape(deployment.model.file)}, neither of them secret, to "
-                    f"{escape(_listed(elsewhere))}; then there, beside keys/: asyncfl node --role client "
+                    f"{escape(listed(elsewhere))}; then there, beside keys/: asyncfl node --role client "
                     f"--deployment . --name {escape(elsewhere[0])}",
                 )
             )
@@ -111,7 +111,7 @@ def show_next(files: DeploymentDirectory, change: Change) -> None:
         lines.append(
             (
                 "then",
-                f"{escape(_listed(change.retiring))} {does} when [bold]asyncfl status {root}[/] says retired",
+                f"{escape(listed(change.retiring))} {does} when [bold]asyncfl status {root}[/] says retired",
             )
         )
     if lines:
@@ -121,7 +121,8 @@ def show_next(files: DeploymentDirectory, change: Change) -> None:
         output.print(f"  [dim]{what:<5}[/]  {text}", soft_wrap=True)
 
 
-def _listed(names: Sequence[str]) -> str:
+def listed(names: Sequence[str]) -> str:
+    """Names in a line, of many the first ones."""
     if len(names) > 8:
         return f"{', '.join(names[:7])} and {len(names) - 7} more"
     return ", ".join(names)

@@ -8,8 +8,8 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from node.commands.audit import describe_exclusion
 from node.commands.common import Directory, JsonFile, output, write_json
+from node.commands.exclusion_page import describe_exclusion
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -98,10 +98,10 @@ def test_the_page_leads_from_alarm_to_a_clean_model(machine: Machine) -> None:
     commands = page_commands()
     names = [words[0] for words in commands]
     assert names == [
-        "init", *["node"] * 6, "model", "audit", "rollback", "retire", "model", "audit", "rollback",
+        "init", *["node"] * 6, "model", "audit", "rollback", "retire", "model", "audit", "rollback", "rollback",
     ]  # fmt: skip
     init, *nodes = commands[:7]
-    listed, audited, exclude, retire, listed_again, audited_again, undo = commands[7:]
+    listed, audited, exclude, retire, listed_again, audited_again, undo, history = commands[7:]
     machine.run(init)
     for words in nodes:
         machine.start(words)
@@ -130,6 +130,7 @@ def test_the_page_leads_from_alarm_to_a_clean_model(machine: Machine) -> None:
     assert len(last["held_by"]) >= 1
 
     machine.run(undo, "--yes")
+    assert "taken back by exclusion 2" in machine.run(history)
     machine.until("everything to count again", lambda: machine.newest()["statement"] == 2)
     facts = machine.told("audit", "run")
     assert facts["verified"], facts["problems"]

@@ -1,4 +1,4 @@
-"""Replicas that keep nothing but rosters, on the addresses of a deployment, in a thread of their own."""
+"""Replicas that keep nothing but the operator's statements, at a deployment's addresses, in a thread of their own."""
 
 from __future__ import annotations
 
@@ -12,9 +12,17 @@ from pathlib import Path
 from structlog.testing import capture_logs
 
 from asyncfl.errors import InvalidItem, StorageError
+from asyncfl.exclusions import Exclusions
 from asyncfl.identity import Identity
-from asyncfl.messages import Front, Message, RosterRequest, RosterStatement
-from asyncfl.rosters import Rosters
+from asyncfl.messages import (
+    ExclusionRequest,
+    ExclusionStatement,
+    Front,
+    Message,
+    RosterRequest,
+    RosterStatement,
+)
+from asyncfl.rosters import STATEMENTS_AT_ONCE, Rosters
 from node.blobs import BlobStore
 from node.deployment_files import DeploymentDirectory
 from node.transport import Endpoint
@@ -30,10 +38,14 @@ class Script:
     takes: bool = True
     stranger: bool = False
     """Does not know the operator's key."""
+    exclusions: tuple[ExclusionStatement, ...] = ()
+    """What it holds at first."""
+    rival: ExclusionStatement | None = None
+    """An exclusion that reaches it just before the first that comes."""
 
 
 @dataclass
-class RosterReplica:
+class ToldReplica:
     """The handler of one endpoint; holds the rosters of `files` as they were when it was made."""
 
     files: DeploymentDirectory
@@ -44,6 +56,9 @@ class RosterReplica:
     def __post_init__(self) -> None:
         self.identity: Identity = self.files.identity(self.name)
         self.rosters = Rosters(self.files.deployment.federation())
+        self.exclusions = Exclusions(self.files.deployment.federation())
+        for statement in self.script.exclusions:
+            self.exclusions.add(statement)
         self.endpoint: Endpoint
 
     def connected(self, peer: bytes) -> None: ...
@@ -70,11 +85,25 @@ class RosterReplica:
             except InvalidItem:
                 return
             self._say_front(peer)
+        elif isinstance(message, ExclusionRequest):
+            self._say_front(peer)
+            for exclusion in self.exclusions.statements(message.after)[:STATEMENTS_AT_ONCE]:
+                self.endpoint.send(peer, exclusion)
+        elif isinstance(message, ExclusionStatement) and self.script.takes:
+            for each in (self.script.rival, message):
+                if each is not None:
+                    self.exclusions.add(each)
+            self._say_front(peer)
 
     def _say_front(self, peer: bytes) -> None:
         roster = self.rosters.highest if self.script.claims is None else self.script.claims
         unsigned = Front(
-            front=self.script.front, patience=1000, roster=roster, finished=False, signature=bytes(64)
+            front=self.script.front,
+            patience=1000,
+            roster=roster,
+            finished=False,
+            statement=self.exclusions.highest,
+            signature=bytes(64),
         )
         signature = self.identity.sign(Front.KIND, self.files.deployment.digest, unsigned.body())
         self.endpoint.send(peer, unsigned.model_copy(update={"signature": signature}))
@@ -83,9 +112,9 @@ class RosterReplica:
 @contextmanager
 def running(
     files: DeploymentDirectory, folder: Path, scripts: dict[str, Script]
-) -> Iterator[dict[str, RosterReplica]]:
+) -> Iterator[dict[str, ToldReplica]]:
     """The replicas named in `scripts` run until the block ends."""
-    replicas = {name: RosterReplica(files, name, script) for name, script in scripts.items()}
+    replicas = {name: ToldReplica(files, name, script) for name, script in scripts.items()}
     started, stop = threading.Event(), asyncio.Event()
     loop, operator = asyncio.new_event_loop(), files.deployment.operator
 

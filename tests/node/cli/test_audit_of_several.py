@@ -72,12 +72,12 @@ def test_the_highest_statement_of_any_state_is_in_force(tmp_path: Path, ahead: i
     assert facts["clients"]["client-7"] == {"epochs": [2, 3], "counts": 0}
     assert [row["counts"] for row in facts["rows"]] == [True, True, False]
     (exclusion,) = facts["exclusions"]
-    assert exclusion["in_force"]
+    assert exclusion["state"] == "in force"
     behind = [f"replica-{index}" for index in range(4) if index != ahead]
     assert exclusion["lacking"] == behind
     assert {name for name, said in facts["replicas"].items() if said["exclusion"] == 0} == set(behind)
     shown = CliRunner().invoke(app, ["audit", str(made.files.root)], env={"COLUMNS": "80"}).stdout
-    assert f"{', '.join(behind)} had not heard of it" in shown
+    assert f"{', '.join(behind)} had not heard of exclusion 1" in shown
 
 
 def test_a_statement_that_one_state_has_lost_counts_by_another(tmp_path: Path) -> None:

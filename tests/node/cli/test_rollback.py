@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from typer.testing import CliRunner, Result
 
 from asyncfl.effects import Put, Table
 from asyncfl.errors import ConfigurationError
-from asyncfl.exclusions import Exclusion
-from asyncfl.messages import Vote
+from asyncfl.exclusions import Exclusion, Exclusions
+from asyncfl.messages import ExclusionStatement, Vote
 from node import operator_calls
 from node.audit_report import load
 from node.cli import app
 from node.deployment_creation import NewDeployment, create_deployment
+from node.enrolment import open_as_operator
 from node.exclusion_file import read_exclusions, write_exclusions
-from node.rollback import Known, Wish, compute_cost, plan, sign, undo
+from node.exclusion_history import Content
+from node.rollback import Known, Wish, compute_cost, compute_under_way, plan, sign
 from tests.node.ledgers import MadeLedger
 
 GROUPS = [
@@ -136,7 +142,7 @@ def known(made: MadeLedger) -> Known:
 
 
 def test_a_client_is_left_out_with_all_its_groups_and_the_cost_is_said(made: MadeLedger) -> None:
-    held = read_exclusions(made.files.root, made.files.deployment)
+    held = Exclusions(made.federation)
     statement = plan(made.files.deployment, held, known(made), Wish(clients=["client-7"], reason="poison"))
     cost = compute_cost(made.ledger, Exclusion(), Exclusion.of(statement))
     assert (cost.entries, cost.leaves_out, cost.blamed, cost.others, cost.uploads) == (5, 2, 2, 4, 15)
@@ -146,7 +152,7 @@ def test_a_client_is_left_out_with_all_its_groups_and_the_cost_is_said(made: Mad
 
 def test_going_back_to_a_version_leaves_out_what_came_later(made: MadeLedger) -> None:
     """Late entries of its own rows one by one; the rows after it as a span, so that late ones of these go too."""
-    held = read_exclusions(made.files.root, made.files.deployment)
+    held = Exclusions(made.federation)
     statement = plan(made.files.deployment, held, known(made), Wish(to=made.versions[2].hex()[:8]))
     assert [(span.first, span.last) for span in statement.spans] == [(3, 3)]
     assert statement.entries == (made.items[3],)
@@ -155,39 +161,143 @@ def test_going_back_to_a_version_leaves_out_what_came_later(made: MadeLedger) ->
     assert set(counting) == set(made.items[:3])
 
 
-def test_exclusions_add_up_and_are_taken_back_one_by_one(made: MadeLedger) -> None:
-    root, deployment = made.files.root, made.files.deployment
-    operator, held = made.files, read_exclusions(root, deployment)
-    from node.enrolment import open_as_operator
+class Operator:
+    """Signs one wish after the other, with the file in between."""
 
-    operator = open_as_operator(root)[1]
+    def __init__(self, made: MadeLedger) -> None:
+        self.files, self.known = made.files, known(made)
+        self.identity = open_as_operator(made.files.root)[1]
 
-    def signed(statement: Any) -> None:
-        held.add(sign(operator, deployment.digest, statement))
-        write_exclusions(root, held.held)
+    @property
+    def held(self) -> Exclusions:
+        return read_exclusions(self.files.root, self.files.deployment).exclusions
 
-    signed(plan(deployment, held, known(made), Wish(clients=["client-7"])))
-    signed(
-        plan(
-            deployment, held, known(made), Wish(entries=[made.items[0].hex()[:8]], to=made.versions[3].hex())
-        )
-    )
-    again = read_exclusions(root, deployment)
-    assert again.held == held.held
-    assert again.in_force.clients == {deployment.client("client-7").key}
-    assert again.in_force.entries == {made.items[0]}
-    assert again.in_force.spans == ((3, 3),)
+    def plan(self, **wish: Any) -> ExclusionStatement:
+        return plan(self.files.deployment, self.held, self.known, Wish(**wish))
+
+    def sign(self, **wish: Any) -> Content:
+        signed = sign(self.identity, self.files.deployment.digest, self.plan(**wish))
+        file = read_exclusions(self.files.root, self.files.deployment)
+        file.exclusions.add(signed)
+        file.times[signed.body()] = 1_700_000_000.0 + signed.number
+        write_exclusions(self.files.root, file)
+        return Content.of(self.held.held[-1])
+
+    def client(self, name: str) -> bytes:
+        return self.files.deployment.client(name).key
+
+
+def test_taking_back_walks_back_through_all_exclusions(made: MadeLedger) -> None:
+    """Never to and fro between the last two: what was taken back is passed by."""
+    operator = Operator(made)
+    first = operator.sign(clients=["client-7"])
+    second = operator.sign(entries=[made.items[0].hex()[:8]], to=made.versions[3].hex())
+    assert second == Content(frozenset({made.items[0]}), first.clients, ((3, 3),))
     with pytest.raises(ConfigurationError, match="leaves that out already"):
-        plan(deployment, held, known(made), Wish(clients=["client-7"]))
-    signed(undo(held, "a mistake"))
-    assert (held.in_force.entries, held.in_force.spans) == (frozenset(), ())
-    assert held.in_force.clients == {deployment.client("client-7").key}
-    signed(undo(held, ""))
-    assert held.in_force.spans == ((3, 3),), "taking back what took back"
+        operator.plan(clients=["client-7"])
+    third = operator.sign(clients=["client-2"])
+    assert operator.sign(undo=True) == second
+    assert operator.sign(undo=True) == first
+    other = operator.sign(clients=["client-1"])
+    assert other.clients == {operator.client("client-1"), operator.client("client-7")}
+    assert operator.sign(undo=True) == first
+    assert operator.sign(undo=True) == Content()
+    with pytest.raises(ConfigurationError, match="nothing to take back"):
+        operator.plan(undo=True)
+    assert operator.held.highest == 8
+    assert operator.sign(clients=["client-2"]) != third
+    assert operator.sign(undo=True) == Content()
+
+
+def test_one_of_several_exclusions_is_taken_back_alone(made: MadeLedger) -> None:
+    operator = Operator(made)
+    item = made.items[0]
+    operator.sign(clients=["client-7"], entries=[item.hex()[:8]])
+    both = operator.sign(clients=["client-3"])
+    left = operator.sign(back_clients=["client-7"])
+    assert left == Content(frozenset({item}), frozenset({operator.client("client-3")}))
+    assert operator.sign(undo=True) == both, "that is a change like others"
+    assert operator.sign(back_entries=[item.hex()[:8]], back_clients=["client-7"]).entries == frozenset()
+    for wish, match in (
+        ({"back_clients": ["client-7"]}, r"not left out \(left out are client-3\)"),
+        ({"back_entries": [item.hex()]}, "no entry is left out by this name"),
+        ({"back_entries": [made.items[2].hex()]}, "with a client of its"),
+        ({"clients": ["client-3"], "back_clients": ["client-3"]}, "left out and put back"),
+    ):
+        with pytest.raises(ConfigurationError, match=match):
+            operator.plan(**wish)
+
+
+def test_the_history_says_what_each_exclusion_changed_and_what_has_become_of_it(made: MadeLedger) -> None:
+    operator = Operator(made)
+    operator.sign(clients=["client-7"], reason="poison")
+    operator.sign(clients=["client-3", "client-2"])
+    operator.sign(back_clients=["client-7"])
+    operator.sign(back_clients=["client-2"])
+    operator.sign(to=made.versions[1].hex())
+    operator.sign(undo=True)
+    told = json.loads(run("rollback", made.files.root, "--list", "--json").stdout)["exclusions"]
+    assert [(each["number"], each["state"], each["taken_back_by"], each["takes_back"]) for each in told] == [
+        (1, "taken back", 3, []),
+        (2, "partly in force", None, []),
+        (3, "in force", None, []),
+        (4, "in force", None, []),
+        (5, "taken back", 6, []),
+        (6, "takes back", None, [5]),
+    ]
+    assert told[1]["leaves_out"]["clients"] == ["client-2", "client-3"]
+    assert told[1]["clients"] == ["client-2", "client-3", "client-7"]
+    assert told[2]["puts_back"]["clients"] == ["client-7"]
+    assert told[4]["leaves_out"]["spans"] == told[5]["puts_back"]["spans"] == [[2, 3]]
+    assert [each["signed_at"] for each in told] == [1_700_000_000.0 + number for number in range(1, 7)]
+    assert told[0]["lacking"] == [f"replica-{index}" for index in range(4)]
+    (made.files.root / "operator.key").unlink()
+    shown = run("rollback", made.files.root, "--list", columns=80)
+    assert shown.exit_code == 0
+    assert "leaves out client-7 (poison)" in shown.stdout
+    assert "left out now: client-3" in shown.stdout
+    assert max(map(len, shown.stdout.splitlines()[:-1])) <= 80
+
+
+spans = st.lists(st.tuples(st.integers(1, 12), st.integers(0, 4)), max_size=4).map(
+    lambda pairs: Content().plus(Content(spans=tuple((first, first + more) for first, more in pairs)))
+)
+
+
+def epochs(content: Content) -> set[int]:
+    return {epoch for first, last in content.spans for epoch in range(first, last + 1)}
+
+
+@given(spans, spans)
+def test_spans_are_sets_of_epochs(one: Content, other: Content) -> None:
+    assert epochs(one.plus(other)) == epochs(one) | epochs(other)
+    assert epochs(one.minus(other)) == epochs(one) - epochs(other)
+    for each in (one.plus(other), one.minus(other)):
+        assert all(before[1] + 1 < after[0] for before, after in pairwise(each.spans))
+
+
+def test_going_back_leaves_out_what_is_under_way_as_well(made: MadeLedger) -> None:
+    """A copy of the ledger may be old, and training goes on: up to front + window, as t + 1 replicas say."""
+    deployment, held = made.files.deployment, Exclusions(made.federation)
+    window = deployment.parameters.window
+    assert compute_under_way([7, 9, 8], deployment) == 8 + window
+    assert compute_under_way([7, 10**6, 7], deployment) == 7 + window, "a liar moves it nowhere"
+    assert compute_under_way([7], deployment) is None, "one alone may be a liar"
+    running = replace(known(made), under_way=9)
+    statement = plan(deployment, held, running, Wish(to=made.versions[2].hex()[:8]))
+    assert [(span.first, span.last) for span in statement.spans] == [(3, 9)]
+    newest = plan(deployment, held, running, Wish(to=made.versions[-1].hex()))
+    assert [(span.first, span.last) for span in newest.spans] == [(4, 9)]
+    behind = replace(known(made), under_way=2)
+    statement = plan(deployment, held, behind, Wish(to=made.versions[2].hex()[:8]))
+    assert [(span.first, span.last) for span in statement.spans] == [(3, 3)], "what is here counts, too"
+    everything = plan(deployment, held, running, Wish(to="initial"))
+    assert [(span.first, span.last) for span in everything.spans] == [(1, 9)]
+    assert everything.entries == ()
 
 
 def test_what_cannot_be_meant_is_refused(made: MadeLedger) -> None:
-    deployment, held = made.files.deployment, read_exclusions(made.files.root, made.files.deployment)
+    deployment, held = made.files.deployment, Exclusions(made.federation)
     for wish, match in (
         (Wish(entries=["123"]), "8 to 64 hex digits"),
         (Wish(entries=["0" * 8]), "no entry"),
@@ -198,8 +308,8 @@ def test_what_cannot_be_meant_is_refused(made: MadeLedger) -> None:
     ):
         with pytest.raises(ConfigurationError, match=match):
             plan(deployment, held, known(made), wish)
-    with pytest.raises(ConfigurationError, match="nothing is excluded"):
-        undo(held, "")
+    with pytest.raises(ConfigurationError, match="nothing to take back"):
+        plan(deployment, held, known(made), Wish(undo=True))
     future = plan(deployment, held, known(made), Wish(entries=["ab" * 32]))
     assert future.entries == (bytes([0xAB]) * 32,), "an entry that is still to come"
 
@@ -212,7 +322,7 @@ def test_the_command_signs_once_and_says_that_nobody_has_it(
     refused = run("rollback", root, "--exclude-client", "client-7")
     assert refused.exit_code == 2
     assert "--yes" in refused.stderr
-    assert not read_exclusions(root, made.files.deployment).held
+    assert not read_exclusions(root, made.files.deployment).exclusions.held
     done = run("rollback", root, "--exclude-client", "client-7", "--reason", "poison", "--yes")
     assert done.exit_code == 1
     assert (
@@ -220,7 +330,7 @@ def test_the_command_signs_once_and_says_that_nobody_has_it(
         in done.stdout
     )
     assert "0 of 4 replicas have exclusion 1" in done.stderr
-    assert read_exclusions(root, made.files.deployment).held[0].reason == "poison"
+    assert read_exclusions(root, made.files.deployment).exclusions.held[0].reason == "poison"
     assert run("rollback", root, "--exclude-client", "client-7", "--yes").exit_code == 2
     assert run("rollback", root).exit_code == 2
     assert run("rollback", root, "--undo", "--to", "newest").exit_code == 2
