@@ -7,7 +7,7 @@ is on a disk: what fails is named, and the rest is still checked.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -19,10 +19,10 @@ from asyncfl.federation import Federation
 from asyncfl.fold import FoldCache, FoldJob, FoldState
 from asyncfl.identity import verify
 from asyncfl.ledger import Ledger
-from asyncfl.messages import Attest, Item, LockContent, Locked, ModelVote, Vote, attest_body
+from asyncfl.messages import Attest, Item, LockContent, Locked, ModelVote, attest_body
 from asyncfl.record import Version, read_versions
 from asyncfl.replay import replay
-from asyncfl.replica.items import ItemRecord
+from asyncfl.replica.items import ItemRecord, signatures_of
 
 Tables = Mapping[Table, Mapping[bytes, bytes]]
 
@@ -107,28 +107,25 @@ class Audit:
 
     def _check_votes(self, what: str, record: ItemRecord) -> None:
         parameters, item = self.federation.parameters, record.item
-        attested = [Vote(replica=j, signature=signature) for j, signature in record.votes.items()]
         body = attest_body(item.id, item.digest())
         needed = parameters.certifiers if record.certified else 1
-        self._check_signatures(f"{what}: attestation", attested, Attest.KIND, body, needed)
+        self._check_signatures(f"{what}: attestation", record.votes, Attest.KIND, body, needed)
         content = LockContent(id=item.id, members=item.members).digest()
         if record.locks:
             self._check_signatures(f"{what}: lock", record.locks, Locked.KIND, content, parameters.quorum)
 
     def _check_signatures(
-        self, what: str, votes: Sequence[Vote], kind: str, body: bytes, needed: int
+        self, what: str, signatures: Mapping[int, bytes], kind: str, body: bytes, needed: int
     ) -> None:
         federation = self.federation
         good = set[int]()
-        for vote in votes:
+        for replica, signature in signatures.items():
             self.signatures += 1
-            known = vote.replica < len(federation.replica_keys)
-            if known and verify(
-                federation.replica_keys[vote.replica], kind, federation.digest, body, vote.signature
-            ):
-                good.add(vote.replica)
+            known = replica < len(federation.replica_keys)
+            if known and verify(federation.replica_keys[replica], kind, federation.digest, body, signature):
+                good.add(replica)
             else:
-                self.problems.append(f"{what} of replica {vote.replica} is not its signature")
+                self.problems.append(f"{what} of replica {replica} is not its signature")
         if len(good) < needed:
             self.problems.append(f"{what}s of {len(good)} replicas hold, {needed} are needed")
 
@@ -173,7 +170,7 @@ class Audit:
             certificate = version.record.certificate
             what = f"version {short(certificate.version)}"
             self._check_signatures(
-                f"{what}: certificate: vote", certificate.votes, ModelVote.KIND, certificate.body(),
+                f"{what}: certificate: vote", signatures_of(certificate.votes), ModelVote.KIND, certificate.body(),
                 self.federation.parameters.certifiers,
             )  # fmt: skip
             own = signed.get(certificate.version)

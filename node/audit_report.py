@@ -164,8 +164,7 @@ def _entries(report: Report, exclusions: Exclusions) -> list[dict[str, Any]]:
                     "locked_by": [],
                     "held_by": [],
                 }
-            locked = (vote.replica for vote in record.locks)
-            for key, signers in (("attested_by", record.votes), ("locked_by", locked)):
+            for key, signers in (("attested_by", record.votes), ("locked_by", record.locks)):
                 told = {_replica(report.files, signer) for signer in signers}
                 entry[key] = sorted({*entry[key], *told})
             entry["held_by"].append(name)

@@ -113,6 +113,9 @@ class Runtime:
         self._observe = observe
         self._events: Counter[str] = Counter()
         self._queue: deque[Effect] = deque()
+        self._asked = 0
+        """Effects that the machine has asked for, ever."""
+        self._performed = 0
         self._arrived = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -217,15 +220,19 @@ class Runtime:
             self._fail(error)
             return
         if effects:
+            self._asked += len(effects)
             self._queue.extend(effects)
             self._idle.clear()
             self._arrived.set()
 
     async def _tick(self) -> None:
+        """A tick repeats what nobody answered: not before it has been said, or who is slow gets ever slower."""
+        due = 0
         while True:
             await asyncio.sleep(TICK_S)
-            if len(self._queue) <= MAX_QUEUED:
+            if self._performed >= due:
                 self._feed(self._machine.tick)
+                due = self._asked
 
     # --- effects -----------------------------------------------------------------------------------
 
@@ -251,6 +258,7 @@ class Runtime:
         """Everything of a batch but its writes, which are on disk."""
         resumed = time.monotonic()
         for effect in batch:
+            self._performed += 1
             match effect:
                 case Send(peer, message):
                     self._network.send(peer, message)

@@ -6,7 +6,7 @@ the opened sum has been pulled and matches its digest. Once t+1 attest it, the r
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from asyncfl.durable import require_name
@@ -39,7 +39,7 @@ class ItemRecord:
     item: Item
     size: int
     votes: dict[int, bytes] = field(default_factory=dict)
-    locks: tuple[Vote, ...] = ()
+    locks: dict[int, bytes] = field(default_factory=dict)
     """The n-t LOCKED signatures that opened the group, for audit; none where whoever showed the item had none."""
     entry: Entry | None = None
     """Kept until certified, for replicas that still have to open the group."""
@@ -47,20 +47,28 @@ class ItemRecord:
     resend_at: float = 0.0
 
     def encode(self) -> bytes:
-        votes = tuple(sorted(self.votes.items()))
-        locks = tuple((vote.replica, vote.signature) for vote in self.locks)
+        votes, locks = (tuple(sorted(signatures.items())) for signatures in (self.votes, self.locks))
         entry = self.entry.encode() if self.entry else b""
         return pack((self.item.encode(), self.size, votes, entry, locks))
 
     @classmethod
     def decode(cls, value: bytes) -> ItemRecord:
         encoded, size, votes, entry, locks = unpack(value)
-        held = [Vote(replica=replica, signature=signature) for replica, signature in votes]
-        record = cls(Item.decode(encoded), size, {vote.replica: vote.signature for vote in held})
-        record.locks = tuple(Vote(replica=replica, signature=signature) for replica, signature in locks)
+        held, locked = (signatures_of(map(Vote.from_fields, each)) for each in (votes, locks))
+        record = cls(Item.decode(encoded), size, held, locked)
         record.entry = Entry.decode(entry) if entry else None
         record.certified = record.entry is None
         return record
+
+
+def signatures_of(votes: Iterable[Vote]) -> dict[int, bytes]:
+    """By replica: a record is kept for ever, and a vote takes five times as much."""
+    return {vote.replica: vote.signature for vote in votes}
+
+
+def votes_of(signatures: Mapping[int, bytes]) -> tuple[Vote, ...]:
+    """As they travel, in the replicas' order."""
+    return tuple(Vote(replica=j, signature=signature) for j, signature in sorted(signatures.items()))
 
 
 @dataclass(slots=True)
@@ -118,7 +126,7 @@ class Items:
         name = item.digest()
         if not self.context.ledger.add(item):
             return
-        record = ItemRecord(item, size, locks=entry.votes, entry=entry)
+        record = ItemRecord(item, size, locks=signatures_of(entry.votes), entry=entry)
         record.votes.update(self._early.pop((item.id, name), {}))
         record.votes[self.context.index] = self.context.sign(Attest.KIND, attest_body(item.id, name))
         self._insert(name, record)
@@ -220,7 +228,7 @@ class Items:
                 self.context.notify("item_of_wrong_size", "warning", replica=replica)
                 return
             if record is not None:
-                record.votes.update({vote.replica: vote.signature for vote in message.votes})
+                record.votes.update(signatures_of(message.votes))
                 self._certify(name, record)
                 return
             self.fetching[name] = message
@@ -238,9 +246,8 @@ class Items:
             if message.item.opened == blob:
                 del self.fetching[name]
                 if self.context.ledger.add(message.item):
-                    record = ItemRecord(message.item, message.opened_bytes, locks=message.locks)
-                    record.votes = {vote.replica: vote.signature for vote in message.votes}
-                    self._insert(name, record)
+                    votes, locks = signatures_of(message.votes), signatures_of(message.locks)
+                    self._insert(name, ItemRecord(message.item, message.opened_bytes, votes, locks))
 
     def receive_request(self, replica: int, message: ItemRequest) -> None:
         for name in message.items:
@@ -263,11 +270,11 @@ class Items:
         if record is None:
             return
         if record.certified:
-            votes = tuple(
-                Vote(replica=j, signature=signature) for j, signature in sorted(record.votes.items())
-            )
             message = CertifiedItem(
-                item=record.item, votes=votes, opened_bytes=record.size, locks=record.locks
+                item=record.item,
+                votes=votes_of(record.votes),
+                opened_bytes=record.size,
+                locks=votes_of(record.locks),
             )
             self.context.send_replica(replica, message)
         elif record.entry is not None:

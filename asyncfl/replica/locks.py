@@ -46,7 +46,8 @@ class LockTable:
         self.by_id: dict[GroupId, LockContent] = {}
         self.by_upload: dict[UploadKey, GroupId] = {}
         self._first: dict[GroupId, LockContent] = {}
-        """What was locked first under each id: its row is named by the id alone, and never written over."""
+        """What was locked first under an id that stands for something else now: its row is named by the id alone, and
+        never written over."""
         self.contested: set[GroupId] = set()
         """Groups that n-t others locked although this replica had locked something else: it never signs them, for two
         signatures that contradict each other are what convicts a liar. Nobody needs its vote any more."""
@@ -73,15 +74,20 @@ class LockTable:
         more; that row stays, for the members it has locked.
         """
         held, key = self.by_id.get(content.id), content.id.encode()
-        if self._first.setdefault(content.id, content) != content:
+        first = self._first.get(content.id, held)
+        if first is not None and first != content:
             key += content.digest()
+            self._first[content.id] = first
         rivals = {self.by_upload.get((member.client, member.epoch)) for member in content.members}
         rivals -= {None, content.id}
         if rivals or (held is not None and held != content):
             # Which of them was signed is not on disk: after a restart none of them is signed again.
             self.contested |= {content.id, *(rival for rival in rivals if rival is not None)}
+        # Without what is there, whose keys would stay: entries hold the same objects, for ever.
+        self.by_id.pop(content.id, None)
         self.by_id[content.id] = content
         for member in content.members:
+            self.by_upload.pop((member.client, member.epoch), None)
             self.by_upload[member.client, member.epoch] = content.id
         return Put(Table.LOCKS, key, content.encode())
 

@@ -86,23 +86,23 @@ def first_item(tables: Tables) -> tuple[bytes, ItemRecord]:
 
 def forged_lock(tables: Tables, blobs: dict[bytes, bytes]) -> str:
     name, record = first_item(tables)
-    first, *others = record.locks
-    record.locks = (Vote(replica=first.replica, signature=bytes(64)), *others)
+    first = min(record.locks)
+    record.locks[first] = bytes(64)
     tables[Table.ITEMS][name] = record.encode()
-    return f"entry {name.hex()[:12]}: lock of replica {first.replica} is not its signature"
+    return f"entry {name.hex()[:12]}: lock of replica {first} is not its signature"
 
 
 def lock_of_another(tables: Tables, blobs: dict[bytes, bytes]) -> str:
     name, record = first_item(tables)
-    first, *others = record.locks
-    record.locks = (Vote(replica=(first.replica + 1) % 4, signature=first.signature), *others)
+    first = min(record.locks)
+    record.locks[(first + 1) % 4] = record.locks.pop(first)
     tables[Table.ITEMS][name] = record.encode()
-    return f"entry {name.hex()[:12]}: lock of replica {(first.replica + 1) % 4} is not its signature"
+    return f"entry {name.hex()[:12]}: lock of replica {(first + 1) % 4} is not its signature"
 
 
 def too_few_locks(tables: Tables, blobs: dict[bytes, bytes]) -> str:
     name, record = first_item(tables)
-    record.locks = record.locks[:2]
+    record.locks = dict(sorted(record.locks.items())[:2])
     tables[Table.ITEMS][name] = record.encode()
     return f"entry {name.hex()[:12]}: locks of 2 replicas hold, 3 are needed"
 

@@ -16,7 +16,7 @@ from typer.testing import CliRunner, Result
 from asyncfl.effects import Put, Table
 from asyncfl.errors import ConfigurationError
 from asyncfl.exclusions import Exclusion, Exclusions
-from asyncfl.messages import ExclusionStatement, Vote
+from asyncfl.messages import ExclusionStatement
 from node import operator_calls
 from node.audit_report import load
 from node.cli import app
@@ -72,7 +72,7 @@ def test_an_audit_says_who_took_part_in_what(made: MadeLedger) -> None:
 def test_an_audit_names_what_was_changed_and_where(made: MadeLedger) -> None:
     files, name = made.files, made.items[1]
     record = made.record(1)
-    record.locks = (Vote(replica=0, signature=bytes(64)), *record.locks[1:])
+    record.locks[0] = bytes(64)
     made.write(1, [Put(Table.ITEMS, name, record.encode())])
     blob = made.stores[2].path(made.record(2).item.opened)
     blob.write_bytes(b"\x01" + blob.read_bytes()[1:])

@@ -324,6 +324,24 @@ async def test_messages_are_dropped_while_too_much_waits_for_the_disk(
     assert (await bench.status())["events"]["overloaded"] == 993
 
 
+async def test_nothing_is_repeated_while_what_was_said_before_still_waits(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runtime_module, "TICK_S", 0.001)
+    bench.machine.answers["receive"] = persist_and_answer
+    bench.machine.answers["tick"] = lambda: [Send(PEER, numbered(7))]
+    async with bench:
+        await bench.until(lambda: bench.sent.count(7) > 3)
+        bench.disk.ready.clear()
+        bench.hear(0)
+        await bench.until(lambda: bench.record.of("begin"))
+        ticks = bench.machine.ticks
+        await asyncio.sleep(0.1)
+        assert bench.machine.ticks <= ticks + 1, "what waits for the disk was asked for again and again"
+        bench.disk.ready.set()
+        await bench.until(lambda: bench.machine.ticks > ticks + 3)
+
+
 async def test_the_status_file_is_whole_whenever_it_is_read_and_says_how_the_node_is(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
