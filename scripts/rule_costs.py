@@ -3,24 +3,33 @@
 
     scripts/rule_costs.py [--inputs 10 100 1000] [--dimensions 10000 100000] [--most 1e8] [--json FILE]
 
-Median of `--repeat` runs; what has more than `--most` numbers n * d is left out. Inputs are normal, a tenth bad.
+Median of `--repeat` runs; what has more than `--most` numbers n * d is left out. Inputs are normal, a tenth bad. Behind
+each time is how many times the mean's of the same run it is: that says more where a machine has other work.
+FedAOT weighs and learns, with a gradient that costs nothing; the second table says where its time goes, per input.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import resource
 import statistics
 import sys
 import time
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 if __name__ == "__main__":  # Run as a file, not as a module: the checkout is not on the path.
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
+from torch import Tensor
 
-from asyncfl.rules import RULES, FLTrust, Rule, make_rule
+from asyncfl.rules import RULES, FedAOT, FLTrust, Rule, make_rule
+from asyncfl.rules.arithmetic import FAST, Arithmetic
+from asyncfl.rules.fedaot import mix
+from asyncfl.rules.fedaot_features import measure as measure_features
 
 MOST_BULYAN = 100
 """Its time grows with the cube of n."""
@@ -31,22 +40,96 @@ def rule_of(name: str, dimension: int) -> Rule:
     return FLTrust(reference=torch.ones(dimension)) if name == "fltrust" else make_rule(name)
 
 
+def inputs_of(count: int, dimension: int) -> Tensor:
+    return torch.randn(count, dimension, generator=torch.Generator().manual_seed(0))
+
+
+def warm_fedaot(updates: Tensor) -> FedAOT:
+    """With references, as after its first epoch."""
+    rule = FedAOT()
+    return replace(rule, trust=rule.step(updates, 0, torch.ones_like).trust)
+
+
+def milliseconds(call: Callable[[], object], repeat: int) -> float:
+    """Median processor time of `call`, after one that does not count."""
+    call()
+    times = []
+    for _ in range(repeat):
+        started = time.process_time()
+        call()
+        times.append(1000 * (time.process_time() - started))
+    return statistics.median(times)
+
+
 def measure(name: str, inputs: int, dimension: int, repeat: int) -> float | None:
     """Milliseconds of processor time; None where the rule does not take so many, or is not tried."""
     if name == "bulyan" and inputs > MOST_BULYAN:
         return None
-    draw = torch.Generator().manual_seed(0)
-    updates = torch.randn(inputs, dimension, generator=draw)
     rule, bad = rule_of(name, dimension), inputs // 10
     if rule.least_inputs(bad) > inputs:
         return None
-    rule(updates, bad)
-    times = []
+    updates = inputs_of(inputs, dimension)
+    if name == "fedaot":
+        learning = warm_fedaot(updates)
+        return milliseconds(lambda: learning.step(updates, bad, torch.ones_like), repeat)
+    return milliseconds(lambda: rule(updates, bad), repeat)
+
+
+class Timed(Arithmetic):
+    """Adds up the time that FedAOT spends in each kind of arithmetic."""
+
+    def __init__(self) -> None:
+        self.spent = dict.fromkeys(("lengths", "inner products", "mean direction", "exp, log, tanh"), 0.0)
+
+    def _add(self, kind: str, started: float) -> None:
+        self.spent[kind] += 1000 * (time.process_time() - started)
+
+    def lengths(self, updates: Tensor) -> Tensor:
+        started, result = time.process_time(), FAST.lengths(updates)
+        self._add("lengths", started)
+        return result
+
+    def products(self, updates: Tensor, others: Tensor) -> Tensor:
+        started, result = time.process_time(), FAST.products(updates, others)
+        self._add("inner products", started)
+        return result
+
+    def weighted_sum(self, updates: Tensor, weights: Tensor) -> Tensor:
+        started, result = time.process_time(), FAST.weighted_sum(updates, weights)
+        self._add("mean direction", started)
+        return result
+
+    def exp(self, values: Tensor) -> Tensor:
+        started, result = time.process_time(), FAST.exp(values)
+        self._add("exp, log, tanh", started)
+        return result
+
+    def log(self, values: Tensor) -> Tensor:
+        started, result = time.process_time(), FAST.log(values)
+        self._add("exp, log, tanh", started)
+        return result
+
+    def tanh(self, values: Tensor) -> Tensor:
+        started, result = time.process_time(), FAST.tanh(values)
+        self._add("exp, log, tanh", started)
+        return result
+
+
+def breakdown(inputs: int, dimension: int, repeat: int) -> dict[str, float]:
+    """Milliseconds per input of FedAOT's parts, and of all of it."""
+    updates = inputs_of(inputs, dimension)
+    rule, timed = warm_fedaot(updates), Timed()
+    counted = replace(rule, arithmetic=timed)
     for _ in range(repeat):
-        started = time.process_time()
-        rule(updates, bad)
-        times.append(1000 * (time.process_time() - started))
-    return statistics.median(times)
+        counted.step(updates, 0, torch.ones_like)
+    parts = {kind: spent / repeat for kind, spent in timed.spent.items()}
+    total = milliseconds(lambda: rule.step(updates, 0, torch.ones_like), repeat)
+    cohort = measure_features(updates, rule.trust.past, rule.trust.gradient, 1, FAST)
+    shares = torch.full((inputs,), 1 / inputs, dtype=torch.float64)
+    parts["checks"] = milliseconds(lambda: rule.admit(updates, 0), repeat)
+    parts["weighted sum of the inputs"] = milliseconds(lambda: mix(updates, shares, cohort), repeat)
+    parts["median of a sample, and the rest"] = max(0.0, total - sum(parts.values()))
+    return {part: spent / inputs for part, spent in {**parts, "all of it": total}.items()}
 
 
 def main() -> None:
@@ -63,13 +146,29 @@ def main() -> None:
     sizes = [(n, d) for d in options.dimensions for n in options.inputs if n * d <= options.most]
     print("| rule, ms | " + " | ".join(f"n = {n}, d = {d:,}" for n, d in sizes) + " |")
     print("| --- |" + " --- |" * len(sizes))
-    found = {}
+    found: dict[str, list[float | None]] = {}
     for name in RULES:
         found[name] = [measure(name, n, d, options.repeat) for n, d in sizes]
-        cells = ["-" if ms is None else f"{ms:.1f}" if ms < 100 else f"{ms:.0f}" for ms in found[name]]
+        cells = [cell(ms, mean) for ms, mean in zip(found[name], found["mean"], strict=True)]
         print(f"| `{name}` | " + " | ".join(cells) + " |", flush=True)
+    print("\n| FedAOT, ms per input | " + " | ".join(f"n = {n}, d = {d:,}" for n, d in sizes) + " |")
+    print("| --- |" + " --- |" * len(sizes))
+    parts = [breakdown(n, d, options.repeat) for n, d in sizes]
+    for part in parts[0] if parts else ():
+        print(f"| {part} | " + " | ".join(f"{one[part]:.3f}" for one in parts) + " |")
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+    print(
+        f"\nMost memory: {most} MiB, of which {max(n * d for n, d in sizes) // (1 << 18)} are the largest inputs."
+    )
     if options.json is not None:
-        options.json.write_text(json.dumps({"sizes": sizes, "milliseconds": found}, indent=1))
+        result = {"sizes": sizes, "milliseconds": found, "fedaot": parts, "most_mib": most}
+        options.json.write_text(json.dumps(result, indent=1))
+
+
+def cell(ms: float | None, mean: float | None) -> str:
+    if ms is None or mean is None:
+        return "-"
+    return (f"{ms:.1f}" if ms < 100 else f"{ms:.0f}") + f" ({ms / mean:.1f})"
 
 
 if __name__ == "__main__":
