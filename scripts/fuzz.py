@@ -27,7 +27,7 @@ from tests.fuzz.targets import TARGETS  # noqa: E402
 
 SHARES = {
     "message": 36, "frame": 18, "record": 16, "key-file": 6, "handshake-first": 7, "handshake-second": 3,
-    "handshake-crafted": 2, "model-file": 4, "opening": 2, "roster": 1, "evidence": 2,
+    "handshake-crafted": 2, "model-file": 4, "opening": 2, "roster": 1, "exclusion": 1, "evidence": 2,
     "upload": 1, "transfer": 1, "deployment": 1,
     "experiment": 0.25, "row": 0.25,
 }  # fmt: skip

@@ -222,8 +222,7 @@ class Observer(Disclosures):
                 self._front = max(self._front, front)
                 if roster and roster_key(roster) not in node.durable[Table.ROSTERS]:
                     self._fail("S4", node, f"a FRONT names roster {roster}, which is not on disk")
-                held = {int.from_bytes(key[:4], "big") for key in node.durable[Table.EXCLUSIONS]}
-                if statement and statement not in held:
+                if statement > _highest_exclusion(node):
                     self._fail("S4", node, f"a FRONT names exclusion {statement}, which is not on disk")
             case Attest(id=group_id, item=item):
                 if item not in node.durable[Table.ITEMS]:
@@ -270,6 +269,8 @@ class Observer(Disclosures):
     def _on_model_vote(self, node: Node, message: ModelVote) -> None:
         if node.durable[Table.MODELS].get(message.version) != message.model:
             self._fail("S4", node, "a model was signed that is not on disk as this version's")
+        if message.statement < _highest_exclusion(node):
+            self._fail("S4", node, "a model was signed without an exclusion that is on disk")
         known = self._model_of.setdefault(message.version, message.model)
         if known != message.model:
             self._fail("S2", node, "honest replicas signed different models of one version")
@@ -356,3 +357,8 @@ class Observer(Disclosures):
             self._fail(
                 "S2", node, "its newest model is not that of its entries without those that are excluded"
             )
+
+
+def _highest_exclusion(node: Node) -> int:
+    """Number of the operator's last exclusion on a replica's disk, 0 if there is none."""
+    return max((int.from_bytes(key[:4], "big") for key in node.durable[Table.EXCLUSIONS]), default=0)

@@ -83,26 +83,30 @@ def samples() -> Samples:
     simulation.start()
     simulation.network.run(seconds=1.0)
     simulation.tell(1, simulation.sign_next_roster(3, range(7)))
+    simulation.tell(2, simulation.sign_exclusion(1, spans=[(1, 1), (9, 10)], reason="poison"))
     simulation.network.run(until=simulation.is_drained, seconds=120)
     return made
 
 
 @cache
-def frames() -> tuple[bytes, ...]:
-    """At least one frame of every message type."""
+def frames(*kinds: type[Wire]) -> tuple[bytes, ...]:
+    """Frames of these message types, of all where none is named: what was said, and one with something in every list.
+
+    The run is too short for some messages, and others have empty lists in it.
+    """
     said = samples().messages
     found: list[bytes] = []
-    for kind in MESSAGE_TYPES:
-        real: Any = said.get(kind) or [smallest(kind)]
-        found += [encode_message(message) for message in real[:4]]
+    for kind in kinds or MESSAGE_TYPES:
+        found += [encode_message(message) for message in said.get(kind, ())[:4]]
+        found.append(encode_message(smallest(kind, elements=1)))
     return tuple(found)
 
 
-def smallest(kind: Any, metadata: tuple[Any, ...] = ()) -> Any:
-    """The smallest value of a field's type."""
+def smallest(kind: Any, metadata: tuple[Any, ...] = (), *, elements: int = 0) -> Any:
+    """The smallest value of a field's type, with so many elements at least in its lists, and theirs."""
     if get_origin(kind) is Annotated:
         inner, *more = get_args(kind)
-        return smallest(inner, (*metadata, *more))
+        return smallest(inner, (*metadata, *more), elements=elements)
     least = 0
     for item in metadata:
         match item:
@@ -123,9 +127,11 @@ def smallest(kind: Any, metadata: tuple[Any, ...] = ()) -> Any:
     if kind is str:
         return "a" * least
     if get_origin(kind) is tuple:
-        return tuple(smallest(get_args(kind)[0]) for _ in range(least))
+        inner = get_args(kind)[0]
+        return tuple(smallest(inner, elements=elements) for _ in range(max(least, elements)))
     assert issubclass(kind, Wire), f"a field of type {kind} is unknown here"
-    return kind(**{name: smallest(_annotation(info)) for name, info in kind.model_fields.items()})
+    fields = {name: _annotation(info) for name, info in kind.model_fields.items()}
+    return kind(**{name: smallest(field, elements=elements) for name, field in fields.items()})
 
 
 def _annotation(info: FieldInfo) -> Any:

@@ -34,6 +34,7 @@ from asyncfl.messages import (
     Manifest,
     Missing,
     Pull,
+    RosterStatement,
     chunk_head,
     decode_message,
     encode_message,
@@ -118,7 +119,7 @@ def run_rosters(data: bytes) -> None:
     """A statement with the operator's true signature, whatever it says."""
     made = samples()
     message = decode_message(data)
-    if not hasattr(message, "members"):
+    if not isinstance(message, RosterStatement):
         raise InvalidItem("no statement")
     signature = made.operator.sign("roster", made.federation.digest, message.body())
     Rosters(made.federation).add(message.model_copy(update={"signature": signature}))
@@ -384,8 +385,8 @@ TARGETS: Final = {
     for target in (
         Target("message", run_message, lambda: list(frames()), (MalformedMessage,), "msgpack"),
         Target("row", run_row, seed_rows, (StorageError, MalformedMessage), "msgpack", slack=4 * MIB),
-        Target("roster", run_rosters, lambda: list(frames()[-13:]), _ITEMS, "msgpack"),
-        Target("exclusion", run_exclusions, lambda: list(frames()[-5:]), _ITEMS, "msgpack"),
+        Target("roster", run_rosters, lambda: list(frames(RosterStatement)), _ITEMS, "msgpack"),
+        Target("exclusion", run_exclusions, lambda: list(frames(ExclusionStatement)), _ITEMS, "msgpack"),
         Target("evidence", run_evidence, seed_evidence, (InvalidEvidence, MalformedMessage), "msgpack", slack=4 * MIB),
         Target("upload", run_upload, seed_uploads, _ITEMS, "msgpack", slack=4 * MIB),
         Target("opening", run_opening, seed_answers, (OpeningError, *_ITEMS), "msgpack", slack=4 * MIB),

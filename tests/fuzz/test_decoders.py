@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 
 import pytest
 
-from asyncfl.messages import RosterStatement, Rows, View
-from asyncfl.wire import MAX_MESSAGE_BYTES, pack
+from asyncfl.messages import MESSAGE_TYPES, RosterStatement, Rows, View, decode_message
+from asyncfl.wire import MAX_MESSAGE_BYTES, Wire, pack
+from scripts.fuzz import SHARES
 from tests.fuzz.campaign import CORPUS, corpus, run
 from tests.fuzz.file_targets import run_deployment
 from tests.fuzz.harness import Report, Target, judge
@@ -36,6 +37,28 @@ def test_what_the_mutations_start_from_is_taken(target: Target) -> None:
     """Some targets run an input through what nobody should take, so not all of it."""
     taken = [data for data in target.seeds() if judge(target, data).outcome == "taken"]
     assert taken or target.name in ("record", "evidence")
+
+
+def lists_in(value: object) -> Iterator[tuple[object, ...]]:
+    """Every tuple in the fields of a message, and in theirs."""
+    if isinstance(value, tuple):
+        yield value
+        for each in value:
+            yield from lists_in(each)
+    elif isinstance(value, Wire):
+        for name in type(value).model_fields:
+            yield from lists_in(getattr(value, name))
+
+
+@pytest.mark.parametrize("kind", MESSAGE_TYPES, ids=lambda kind: kind.__name__)
+def test_mutations_start_from_every_message_with_something_in_all_its_lists(kind: type[Wire]) -> None:
+    """A message type of tomorrow is there by itself; one whose sample is no valid message fails here."""
+    there = [decode_message(data) for data in TARGETS["message"].seeds()]
+    assert any(all(lists_in(message)) for message in there if isinstance(message, kind))
+
+
+def test_the_campaign_has_a_share_for_every_target() -> None:
+    assert {name: share for name, share in SHARES.items() if share > 0}.keys() == TARGETS.keys()
 
 
 def test_a_seed_gives_the_same_inputs_again() -> None:
@@ -99,8 +122,10 @@ def digests(count: int) -> tuple[bytes, ...]:
 
 LARGE_MESSAGES = {
     "a roster of 16384": lambda: frame(RosterStatement, (1, 1, digests(16384), bytes(64))),
-    "full rows": lambda: frame(Rows, (1, tuple((i + 1, digests(120)) for i in range(250)), False)),
-    "as many elements as there may be": lambda: frame(View, (bytes(32), 1, 1, ((1, (0,) * 32_700),), False)),
+    "full rows": lambda: frame(Rows, (bytes(32), 1, tuple((i + 1, digests(120)) for i in range(250)), False)),
+    "as many elements as there may be": lambda: frame(
+        View, (bytes(32), 1, 1, ((1, (0,) * 32_700),), False, 0, bytes(32))
+    ),
     "arrays of arrays": lambda: pack((21, (((((((),) * 4000,),),),),))),
     "bytes to the limit": lambda: (
         b"\xc6" + (MAX_MESSAGE_BYTES - 5).to_bytes(4, "big") + bytes(MAX_MESSAGE_BYTES - 5)
@@ -117,6 +142,12 @@ def test_the_largest_messages_hold_nobody_up(make: Callable[[], bytes]) -> None:
     data = make()
     assert len(data) <= MAX_MESSAGE_BYTES
     assert once_of(5, lambda: seconds_for(run_message, TARGETS["message"].refusals, data) < 0.5)
+
+
+@pytest.mark.parametrize("name", ["a roster of 16384", "full rows"])
+def test_the_largest_messages_are_valid_ones(name: str) -> None:
+    """Or else it would be their refusal that is quick: `full rows` had lacked a field since ROWS had one more."""
+    decode_message(LARGE_MESSAGES[name]())
 
 
 REPEATED = {

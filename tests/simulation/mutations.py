@@ -10,7 +10,7 @@ from typing import Any
 
 from asyncfl import assignment
 from asyncfl.simulation.attackers import Attack
-from asyncfl.simulation.faults import Crash, Disconnection, Fault, Hold, RosterChange
+from asyncfl.simulation.faults import Crash, Disconnection, Fault, Hold, Rollback, RosterChange
 from asyncfl.simulation.scenario import Scenario, draw
 from tests.defects import Edit, defects
 from tests.simulation.goals import LEFT_OUT, LOST, Goal
@@ -79,11 +79,18 @@ def by_clients(name: str, **options: Any) -> Callable[[int], Scenario]:
     return quiet(("client-0", name), ("client-5", name), **options)
 
 
-def with_roster_changes(number: int) -> Scenario:
-    """The `number`-th (from 1) of the seeds that draw a change of the roster, and whatever else."""
-    drawn = (draw(seed, replicas=4, byzantine=1) for seed in count(1))
-    changing = (each for each in drawn if any(isinstance(fault, RosterChange) for fault in each.faults))
-    return next(islice(changing, number - 1, None))
+def that_draw(kind: type[Fault]) -> Callable[[int], Scenario]:
+    """The `number`-th (from 1) of the seeds that draw a fault of this kind, and whatever else."""
+
+    def scenario(number: int) -> Scenario:
+        drawn = (draw(seed, replicas=4, byzantine=1) for seed in count(1))
+        having = (each for each in drawn if any(isinstance(fault, kind) for fault in each.faults))
+        return next(islice(having, number - 1, None))
+
+    return scenario
+
+
+with_roster_changes, with_rollbacks = that_draw(RosterChange), that_draw(Rollback)
 
 
 SPLIT = {"clients": 8, "cell_size": 4, "epochs": 2}
@@ -91,6 +98,7 @@ LATE_CHANGE = RosterChange(
     2.0, 0.0, 1, leaving=("client-0", "client-1"), returning=(), joining=4, told=("replica-0",)
 )
 """It comes when some have begun to train for its first epoch."""
+EXCLUSION = Rollback(4.0, (), (), ((1, 2),), False, ("replica-0", "replica-1"))
 REPLICA = "asyncfl.replica."
 CLIENT = "asyncfl.client."
 S1, S2, S3, S4, STALL = (frozenset((rule,)) for rule in ("S1", "S2", "S3", "S4", "L"))
@@ -177,6 +185,23 @@ MUTATIONS = [
         "roster-before-disk", "a roster is on disk before FRONT names it",
         REPLICA + "statements:StatementExchange.receive_statement", "context.persist(self.put(message))", "pass",
         S4, with_roster_changes,
+    ),
+    # exclusions
+    Mutation(
+        "exclusion-before-disk", "an exclusion is on disk before anything is said under it",
+        REPLICA + "statements:StatementExchange.receive_statement", "context.persist(self.put(message))",
+        "isinstance(message, RosterStatement) and context.persist(self.put(message))", S4, with_rollbacks,
+    ),
+    Mutation(
+        "exclusion-forgotten", "exclusions are read back after a restart", "asyncfl.exclusions:Exclusions.load",
+        "for key in sorted(rows):", "for key in ():", S4,
+        quiet(epochs=6, faults=(EXCLUSION, Crash("replica-1", 6.0, 0.5),
+                                Hold("ExclusionStatement", "replica-1", 5.0, 60.0))), seeds=6,
+    ),
+    Mutation(
+        "excluded-entries-count", "the model is that of the entries which are not excluded",
+        REPLICA + "models:Models._compute", "counted = context.ledger.counted(head)", "counted = head", S2,
+        quiet(epochs=4, faults=(EXCLUSION,)),
     ),
     Mutation(
         "epoch-not-in-the-shuffle", "cells are shuffled anew in every epoch", "asyncfl.assignment:compute_seed",

@@ -1,5 +1,6 @@
 """Every attacker, alone and in pairs, against whole deployments: no rule is broken, and training goes on."""
 
+import re
 from itertools import combinations
 from pathlib import Path
 
@@ -83,7 +84,28 @@ def test_the_registry_says_what_each_tries_and_which_rule_stops_it() -> None:
     assert all(attacker.tries and attacker.rule for attacker in ATTACKERS.values())
 
 
-def test_the_threat_model_lists_every_attack() -> None:
-    page = (Path(__file__).parents[2] / "docs" / "threat-model.md").read_text()
-    missing = [attacker.name for attacker in ATTACKERS.values() if f"| `{attacker.name}` |" not in page]
-    assert not missing
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "threat-model.md").read_text()
+CELLS = [line.strip("| ").split(" | ") for line in PAGE.splitlines() if line.startswith("| `")]
+ROWS = {cells[0].strip("`"): cells for cells in CELLS if len(cells) == 4}
+
+
+@pytest.mark.parametrize("name", sorted(ATTACKERS))
+def test_the_threat_model_names_what_an_attack_tries_its_rule_and_the_defects_that_are_tested(
+    name: str,
+) -> None:
+    """`test_mutations.py` shows that it succeeds with each of these defects, and not without; or what it costs."""
+    attacker = ATTACKERS[name]
+    _, tries, rule, without = ROWS[name]
+    assert (tries, rule) == (attacker.tries, attacker.rule)
+    if attacker.without:
+        assert without.split(", ") == [f"`{defect}`" for defect in attacker.without]
+    else:
+        assert "`" not in without
+        assert any(character.isdigit() for character in without) or "minute" in without, "no bound"
+
+
+def test_every_test_that_the_threat_model_names_is_there() -> None:
+    named = set(re.findall(r"`(tests/[a-z_/]+\.py)`", PAGE))
+    assert len(named) > 10
+    assert not [path for path in named if not (ROOT / path).exists()]

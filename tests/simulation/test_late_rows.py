@@ -8,6 +8,7 @@ from asyncfl.replica import gossip
 from asyncfl.replica.gossip import RECENT_ROWS
 from asyncfl.simulation import Simulation
 from tests.core.builders import make_parameters
+from tests.defects import defects
 from tests.simulation.test_liveness import run_to_the_end
 
 
@@ -25,8 +26,30 @@ def make_simulation(last_epoch: int) -> Simulation:
     return Simulation(make_parameters(8, cell_size=4, min_group=3), 8, last_epoch=last_epoch)
 
 
+SERVES_ITS_OWN = (
+    "asyncfl.replica.gossip:Gossip.receive_rows_request",
+    "rows = base.rows(message.first)",
+    "rows = self.context.ledger.link_before(base.epoch + 1).rows(message.first)",
+)
+"""A replica that is asked for the rows of a version gives those that it holds by now."""
+
+
 @pytest.mark.parametrize("latency", [0.01, 0.4])
 def test_a_version_pinned_before_a_late_entry_in_an_old_row_is_certified(latency: float) -> None:
+    certified, events = ask_for_an_old_version(latency)
+    assert certified
+    assert "malformed_view" not in events
+
+
+def test_it_never_is_where_rows_of_the_current_ledger_are_given() -> None:
+    with defects([SERVES_ITS_OWN]):
+        certified, events = ask_for_an_old_version(0.01)
+    assert not certified
+    assert "malformed_view" in events, "the answer is no version that anybody has shown"
+
+
+def ask_for_an_old_version(latency: float) -> tuple[bool, set[str]]:
+    """Replica 3 pins a version without an old entry that everybody holds; whether it is certified, and what is told."""
     simulation = make_simulation(RECENT_ROWS + 3)
     network = simulation.network
     simulation.start()
@@ -49,9 +72,10 @@ def test_a_version_pinned_before_a_late_entry_in_an_old_row_is_certified(latency
         network.after(0.3, grow)
 
     grow()
-    assert network.run(until=lambda: pinned.certificate is not None and models.pinned is None, seconds=20)
-    events = [event.event for node in network.nodes.values() for _, event in node.events]
-    assert "malformed_view" not in events
+    certified = network.run(
+        until=lambda: pinned.certificate is not None and models.pinned is None, seconds=20
+    )
+    return certified, {event.event for node in network.nodes.values() for _, event in node.events}
 
 
 @pytest.mark.parametrize(("delay", "forgetful"), [(0.45, False), (0.8, False), (0.45, True)])
