@@ -13,7 +13,7 @@ import queue
 import sys
 import threading
 from collections.abc import Mapping, MutableMapping
-from typing import Any, Final, TextIO
+from typing import Any, Final, TextIO, cast
 
 import structlog
 
@@ -63,7 +63,7 @@ def configure(
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
-        logger_factory=lambda *_: structlog.PrintLogger(file=writer),  # type: ignore[arg-type]
+        logger_factory=lambda *_: structlog.PrintLogger(file=cast(TextIO, writer)),
         cache_logger_on_first_use=False,
     )
     return writer

@@ -88,6 +88,16 @@ class Cost:
         return self.others / max(1, self.uploads)
 
 
+def check_names(deployment: Deployment, wish: Wish) -> None:
+    """Raises `ConfigurationError` for what no replica need be asked about: a slip of the pen."""
+    for client in (*wish.clients, *wish.back_clients):
+        deployment.client(client)
+    for entry in (*wish.entries, *wish.back_entries):
+        _digits(entry, "an entry")
+    if wish.to is not None and wish.to != INITIAL:
+        _digits(wish.to, "a version")
+
+
 def plan(deployment: Deployment, held: Exclusions, known: Known, wish: Wish) -> ExclusionStatement:
     """The next statement, unsigned: all that is left out now, changed as wished.
 
@@ -201,7 +211,7 @@ def _find_client(name: str, now: Content, deployment: Deployment) -> bytes:
     key = deployment.client(name).key
     if key not in now.clients:
         names = sorted(deployment.names.get(each, each.hex()) for each in now.clients)
-        out = f"left out are {', '.join(names)}" if names else "no client is"
+        out = f"left out: {', '.join(names)}" if names else "no client is"
         raise ConfigurationError(f"--include-client {name}: this client is not left out ({out})")
     return key
 

@@ -147,7 +147,8 @@ def main(arguments: list[str] | None = None) -> int:
         arrays = read_folder(options.folder)
         options.archive.parent.mkdir(parents=True, exist_ok=True)
         with options.archive.open("wb") as file:
-            np.savez(file, **arrays)  # type: ignore[arg-type]
+            save: Callable[..., None] = np.savez  # whose own types take any array for its options
+            save(file, **arrays)
     except FileNotFoundError as error:
         print(f"error: {error.filename}: missing", file=sys.stderr)
         return 1

@@ -175,9 +175,10 @@ class _Rollback:
         from asyncfl.exclusions import Exclusion
         from node.enrolment import operator_at_work
         from node.exclusion_file import read_exclusions, write_exclusions
-        from node.rollback import compute_cost, plan, sign
+        from node.rollback import check_names, compute_cost, plan, sign
 
         root, deployment = self.files.root, self.files.deployment
+        check_names(deployment, wish)
         with operator_at_work(root):
             self.signed = read_exclusions(root, deployment)
             # Replicas that missed an earlier one get it on this occasion, and what was signed elsewhere comes here.

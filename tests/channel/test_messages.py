@@ -21,6 +21,7 @@ from asyncfl.messages import (
     Message,
     Pull,
     Settings,
+    Task,
     Wait,
     chunk_head,
     decode_message,
@@ -268,7 +269,8 @@ def test_the_frame_that_the_refused_ones_vary_is_valid() -> None:
     assert decode_message(b"\x92\x02\x93\x01\xa1x\x00") == Wait(epoch=1, reason="x")
     assert decode_message(pack((26, (bytes(32), 0)))) == Pull(blob=bytes(32), offset=0)
     task = decode_message(pack((3, (1, CERTIFICATE, 4, (0.5, 0, 1, 0.0, 0.0, 0)))))
-    assert task.settings == Settings(learning_rate=0.5, local_steps=0, batch_size=1)  # type: ignore[union-attr]
+    assert isinstance(task, Task)
+    assert task.settings == Settings(learning_rate=0.5, local_steps=0, batch_size=1)
 
 
 def test_size_limits_hold_at_their_edges() -> None:

@@ -1,5 +1,7 @@
 """What a deployment may not be, and what follows from what it is."""
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -25,9 +27,9 @@ from asyncfl.parameters import MAX_GROUP, MAX_REPLICAS, MAX_SCALE, OPENING_BOUND
         ({"noise_multiplier": 1e5, "allow_small_private_groups": True}, "does not fit the modulus"),
     ],
 )
-def test_what_cannot_be_safe_or_cannot_work_is_refused(options: dict[str, object], reason: str) -> None:
+def test_what_cannot_be_safe_or_cannot_work_is_refused(options: dict[str, Any], reason: str) -> None:
     with pytest.raises(ParameterError, match=reason):
-        Parameters.for_clients(16, **options)  # type: ignore[arg-type]
+        Parameters.for_clients(16, **options)
 
 
 @given(st.integers(2, 250), st.integers(0, 5))

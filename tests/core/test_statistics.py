@@ -3,6 +3,7 @@
 from fractions import Fraction
 from math import sqrt
 from random import Random
+from typing import Any
 
 import numpy as np
 import pytest
@@ -30,15 +31,15 @@ NEVER = 1e-6
 """A p-value below this fails: less than once in a million runs by chance."""
 
 
-def federation_with(multiplier: float, **options: object) -> Federation:
-    values = {
+def federation_with(multiplier: float, **options: Any) -> Federation:
+    values: dict[str, Any] = {
         "min_group": 3,
         "allow_small_private_groups": True,
         "metrics": True,
         "weighting": "examples",
         **options,
     }
-    return make_federation(10, 3, noise_multiplier=multiplier, **values)  # type: ignore[arg-type]
+    return make_federation(10, 3, noise_multiplier=multiplier, **values)
 
 
 def opened_sum(federation: Federation, measured: Measured) -> torch.Tensor:

@@ -257,7 +257,8 @@ def test_no_row_moves_the_model_by_more_than_twice_the_clip_whatever_was_sent(
 
 def test_an_overstated_weight_counts_at_most_as_all_members_at_the_cap() -> None:
     federation = make_federation()
-    bound = federation.weight_segment.bound  # type: ignore[union-attr]
+    assert federation.weight_segment is not None
+    bound = federation.weight_segment.bound
     row = sum_row([(torch.tensor([0] * DIMENSION + [2**22], dtype=torch.int32), 4)], federation)
     noise = 7 * 4.5 * sqrt(4) + 1
     assert 4 * bound - 1 <= row.mass <= 4 * bound + noise

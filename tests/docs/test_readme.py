@@ -29,12 +29,12 @@ def commands(page: Path) -> Iterator[list[str]]:
 
 def known() -> dict[str, set[str]]:
     """Options of every command of the program."""
-    group = typer.main.get_command(app)
+    group = typer.main.get_group(app)
     return {
         name: {
             option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)
         }
-        for name, command in group.commands.items()  # type: ignore[attr-defined]
+        for name, command in group.commands.items()
     }
 
 

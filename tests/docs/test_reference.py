@@ -22,7 +22,7 @@ DOCS = Path(__file__).parents[2] / "docs"
 
 def test_every_option_is_in_the_reference() -> None:
     page = (DOCS / "reference" / "commands.md").read_text()
-    for name, command in typer.main.get_command(app).commands.items():  # type: ignore[attr-defined]
+    for name, command in typer.main.get_group(app).commands.items():
         assert f"asyncfl {name}" in page
         for parameter in command.params:
             for option in (*parameter.opts, *parameter.secondary_opts):

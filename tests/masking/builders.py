@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -81,7 +82,11 @@ def protect_members(federation: Federation, members: int) -> list[masking.Protec
 
 
 def loads(uploads: Sequence[masking.Protected]) -> list[Callable[[], bytes]]:
-    return [lambda upload=upload: upload.payload for upload in uploads]  # type: ignore[misc]
+    return [partial(_payload, upload) for upload in uploads]
+
+
+def _payload(upload: masking.Protected) -> bytes:
+    return upload.payload
 
 
 def share_sums(federation: Federation, uploads: Sequence[masking.Protected]) -> dict[int, bytes]:

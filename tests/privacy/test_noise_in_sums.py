@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from math import sqrt
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -48,9 +49,9 @@ def p_value(samples: npt.NDArray[np.int64], probabilities: npt.NDArray[np.float6
     return float(chisquare(observed, scaled).pvalue)
 
 
-def private_federation(multiplier: float, **options: object) -> Federation:
-    values = {"clients": 16, "min_group": 3, "allow_small_private_groups": True, **options}
-    return make_federation(DIMENSION, noise_multiplier=multiplier, **values)  # type: ignore[arg-type]
+def private_federation(multiplier: float, **options: Any) -> Federation:
+    values: dict[str, Any] = {"clients": 16, "min_group": 3, "allow_small_private_groups": True, **options}
+    return make_federation(DIMENSION, noise_multiplier=multiplier, **values)
 
 
 def opened_noise(federation: Federation, updates: list[torch.Tensor]) -> npt.NDArray[np.int64]:

@@ -219,7 +219,7 @@ def test_one_of_several_exclusions_is_taken_back_alone(made: MadeLedger) -> None
     assert operator.sign(undo=True) == both, "that is a change like others"
     assert operator.sign(back_entries=[item.hex()[:8]], back_clients=["client-7"]).entries == frozenset()
     for wish, match in (
-        ({"back_clients": ["client-7"]}, r"not left out \(left out are client-3\)"),
+        ({"back_clients": ["client-7"]}, r"not left out \(left out: client-3\)"),
         ({"back_entries": [item.hex()]}, "no entry is left out by this name"),
         ({"back_entries": [made.items[2].hex()]}, "with a client of its"),
         ({"clients": ["client-3"], "back_clients": ["client-3"]}, "left out and put back"),

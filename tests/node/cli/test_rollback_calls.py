@@ -176,3 +176,26 @@ def test_the_last_clients_are_not_left_out_without_a_word(
     outcome = asyncfl("rollback", copied.root, *named, "--yes")
     assert "0 clients are left" in outcome.stdout
     assert "training stops" in outcome.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "match"),
+    [
+        (("--exclude-client", "client-33"), "did you mean client-3"),
+        (("--include-client", "nobody"), "no client is called"),
+        (("--exclude-entry", "xyz"), "8 to 64 hex digits"),
+        (("--to", "newest"), "8 to 64 hex digits"),
+        (("--undo", "--to", "initial"), "one of the four"),
+    ],
+)
+def test_a_slip_of_the_pen_is_refused_before_anybody_is_called(
+    asyncfl: Program,
+    copied: DeploymentDirectory,
+    monkeypatch: pytest.MonkeyPatch,
+    words: tuple[str, ...],
+    match: str,
+) -> None:
+    monkeypatch.setattr(operator_calls.Caller, "call", lambda *_, **__: pytest.fail("replicas were called"))
+    outcome = asyncfl("rollback", copied.root, *words, "--yes")
+    assert outcome.code == 2
+    assert match in outcome.stderr
