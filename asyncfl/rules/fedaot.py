@@ -8,13 +8,16 @@ Das, Sen: Dynamic Meta-Layer Aggregation for Byzantine-Robust Federated Learning
    respect to feature weights and temperature, through that one update. Without a hold-out set the loss is minus the
    cosine of the aggregate to the coordinate-wise median: agreement across inputs.
 
+With a hold-out set standing still competes with the inputs, at the weight that its features get: where all inputs lead
+away from what the hold-out set asks for, next to nothing is done. And no input counts as longer than trusted ones were.
+
 Memory is O(n + d), and nothing is kept of any input.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar, Final
 
 import torch
@@ -25,11 +28,15 @@ from asyncfl.rules import elementary
 from asyncfl.rules.arithmetic import FAST, Arithmetic
 from asyncfl.rules.clipping import clip_factors
 from asyncfl.rules.exact import tree_sum
-from asyncfl.rules.fedaot_features import FEATURES, Cohort, measure
+from asyncfl.rules.fedaot_features import Cohort, measure
 from asyncfl.rules.interface import Facts, Rule, require
 from asyncfl.rules.weights import UNITS, round_weights
 
-INITIAL_WEIGHT: Final = 0.4
+INITIAL_WEIGHTS: Final = (0.4, 0.4, 2.0, 0.4, 0.4)
+"""Of each of `FEATURES`. Bad inputs can move every reference but the hold-out gradient, and meta-steps end near this
+weight of it; where they start from equal weights, a bad majority has spoilt the model before."""
+GROWTH: Final = 1.5
+"""An input counts as at most so many times as long as was typical, when the typical length is told anew."""
 LARGEST_WEIGHT: Final = 2.0
 TEMPERATURES: Final = (0.25, 4.0)
 
@@ -42,21 +49,24 @@ class Trust:
     """What FedAOT carries from one epoch to the next.
 
     `weights`: of each of `FEATURES`, from 0 to 2. `past`: moving average of aggregates, float32 [d]; `gradient`: the
-    hold-out gradient at the present model, float32 [d]; None where there is none yet.
+    hold-out gradient at the present model, float32 [d]; None where there is none yet. `length`: moving average of the
+    inputs' lengths by their weights, with a hold-out set.
     """
 
-    weights: tuple[float, ...] = (INITIAL_WEIGHT,) * len(FEATURES)
+    weights: tuple[float, ...] = INITIAL_WEIGHTS
     temperature: float = 1.0
     past: Tensor | None = None
     gradient: Tensor | None = None
     epoch: int = 0
+    length: float | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Weighed:
-    """One epoch: the aggregate [d], each input's weight float64 [n] (sum 1), its features float64 [n, 5].
+    """One epoch: the aggregate [d], each input's weight float64 [n], its features float64 [n, 5].
 
-    `trust` is that for the next epoch.
+    The weights' sum is 1, or with a hold-out set what standing still has left of it. `trust` is that for the next
+    epoch.
     """
 
     aggregate: Tensor
@@ -88,38 +98,49 @@ class FedAOT(Rule):
 
     def combine(self, updates: Tensor, byzantine: int) -> Tensor:
         single = updates.float()
-        cohort = self._measure(single)
-        return mix(single, self._shares(cohort.features), cohort)
+        cohort, shares = self._weigh(single)
+        return mix(single, shares[: len(single)], cohort)
 
     def step(self, updates: Tensor, byzantine: int = 0, gradient: Gradient | None = None) -> Weighed:
-        """Aggregate `updates` [n, d], then learn from what came of it: `gradient` is called once, with the aggregate.
+        """Aggregate `updates` [n, d], then learn from what came of it: `gradient` is called with the aggregate.
 
-        The hold-out set behind it must be no client's data: under differential privacy the aggregate is else no
-        longer post-processing. Raises `RuleError` like calling the rule, and for a gradient that is none.
+        In the first epoch it is also called with zero, so that inputs are compared with it from the start. The hold-out
+        set behind it must be no client's data: under differential privacy the aggregate is else no longer
+        post-processing. Raises `RuleError` like calling the rule, and for a gradient that is none.
         """
         single = self.admit(updates, byzantine).float()
-        cohort = self._measure(single)
-        shares = self._shares(cohort.features)
-        aggregate = mix(single, shares, cohort)
-        after = None
+        dimension, rule, after = updates.shape[1], self, None
+        if gradient is not None and self.trust.gradient is None:
+            before = _checked(gradient(torch.zeros_like(updates[0])), dimension)
+            rule = replace(self, trust=replace(self.trust, gradient=before))
+        cohort, shares = rule._weigh(single)
+        own = shares[: len(single)]
+        aggregate = mix(single, own, cohort)
         if gradient is not None:
-            after = gradient(aggregate.to(updates.device, updates.dtype)).detach().float().cpu()
-            if after.shape != aggregate.shape or not bool(torch.isfinite(after).all()):
-                raise RuleError(f"the hold-out gradient must be finite and of {len(aggregate)} coordinates")
-        trust = self._learn(single, cohort, shares, aggregate, after)
-        return Weighed(aggregate.to(updates.device, updates.dtype), shares, cohort.features, trust)
+            after = _checked(gradient(aggregate.to(updates.device, updates.dtype)), dimension)
+        trust = rule._learn(single, cohort, shares, aggregate, after)
+        return Weighed(aggregate.to(updates.device, updates.dtype), own, cohort.features, trust)
 
-    def _measure(self, updates: Tensor) -> Cohort:
+    def _weigh(self, updates: Tensor) -> tuple[Cohort, Tensor]:
+        """What the inputs show, with the length that none may count beyond; shares of `_candidates`."""
         trust = self.trust
-        return measure(updates, trust.past, trust.gradient, trust.epoch, self.arithmetic)
+        cohort = measure(updates, trust.past, trust.gradient, trust.epoch, self.arithmetic)
+        scores = self._scores(self._candidates(cohort))
+        shares = round_weights(self.arithmetic.exp(scores - scores.max()))
+        if trust.gradient is not None:
+            limit = min(cohort.limit, weighted_median(cohort.lengths, shares[: len(updates)]))
+            cohort = replace(cohort, limit=min(limit, trust.length or limit))
+        return cohort, shares
+
+    def _candidates(self, cohort: Cohort) -> Tensor:
+        """Features of all that share the weight: the inputs, and with a hold-out set standing still as the last."""
+        if self.trust.gradient is None:
+            return cohort.features
+        return torch.cat([cohort.features, cohort.standstill])
 
     def _scores(self, features: Tensor) -> Tensor:
         weights = torch.tensor(self.trust.weights, dtype=torch.float64)
         return tree_sum(features.T * weights[:, None]) / self.trust.temperature
-
-    def _shares(self, features: Tensor) -> Tensor:
-        scores = self._scores(features)
-        return round_weights(self.arithmetic.exp(scores - scores.max()))
 
     def _learn(
         self, updates: Tensor, cohort: Cohort, shares: Tensor, aggregate: Tensor, gradient: Tensor | None
@@ -130,23 +151,50 @@ class FedAOT(Rule):
             along = self.arithmetic.products(updates, gradient[None])
         else:
             along = -self.arithmetic.products(updates[:, cohort.place].contiguous(), cohort.median[None])
-        losses = along[:, 0] * factors
+        candidates = self._candidates(cohort)
+        losses = torch.zeros(len(candidates), dtype=torch.float64)  # Standing still changes no loss.
+        losses[: len(updates)] = along[:, 0] * factors
         unit = float(losses.abs().max())
         weights, heat = torch.tensor(trust.weights, dtype=torch.float64), elementary.log(trust.temperature)
         if unit > 0:
             slope = shares * (losses - float(tree_sum(shares * losses))) / unit
-            weights = weights - self.rate * tree_sum(slope[:, None] * cohort.features) / trust.temperature
-            heat += self.rate * float(tree_sum(slope * self._scores(cohort.features)))
+            weights = weights - self.rate * tree_sum(slope[:, None] * candidates) / trust.temperature
+            heat += self.rate * float(tree_sum(slope * self._scores(candidates)))
         low, high = TEMPERATURES
         past = aggregate if trust.past is None else self.memory * trust.past + (1 - self.memory) * aggregate
         return Trust(
             tuple(weights.clamp(0.0, LARGEST_WEIGHT).tolist()), min(max(elementary.exp(heat), low), high),
-            past, gradient, trust.epoch + 1,
+            past, gradient, trust.epoch + 1, self._typical_length(cohort, shares[: len(updates)]),
         )  # fmt: skip
+
+    def _typical_length(self, cohort: Cohort, shares: Tensor) -> float | None:
+        """Moves the more, the less standing still has of the weight."""
+        if self.trust.gradient is None:
+            return None
+        before, held = self.trust.length or cohort.limit, float(shares.sum())
+        if held == 0:
+            return before
+        seen = float(tree_sum(shares * cohort.lengths.clamp(max=GROWTH * cohort.limit))) / held
+        return before + held * (1 - self.memory) * (seen - before)
+
+
+def weighted_median(values: Tensor, shares: Tensor) -> float:
+    """The least of `values` [n] up to which lies half of the sum of `shares` [n], multiples of 2^-16."""
+    ordered = torch.sort(values, stable=True)
+    reached = torch.cumsum(shares[ordered.indices], 0) >= shares.sum() / 2  # Exact: multiples of 2^-17.
+    return float(ordered.values[int(reached.nonzero()[0, 0])])
+
+
+def _checked(gradient: Tensor, dimension: int) -> Tensor:
+    """float32 [d] on the CPU. Raises `RuleError`."""
+    flat = gradient.detach().float().cpu()
+    if flat.shape != (dimension,) or not bool(torch.isfinite(flat).all()):
+        raise RuleError(f"the hold-out gradient must be finite and of {dimension} coordinates")
+    return flat
 
 
 def mix(updates: Tensor, shares: Tensor, cohort: Cohort) -> Tensor:
-    """The sum [d] of `updates` float32 [n, d], each times its share and cut to the median length.
+    """The sum [d] of `updates` float32 [n, d], each times its share and cut to the cohort's limit.
 
     As a fixed tree of elementwise operations, with factors that are multiples of 2^-16: where shares are equal, so are
     all bits.

@@ -24,10 +24,12 @@ _NOTHING: Final = 1e-30
 class Cohort:
     """What one epoch's inputs show. `features` float64 [n, 5]; `lengths` and `limit` (the median length) are norms.
 
+    `standstill` float64 [1, 5]: how an update of zero would look among them, at no angle to anything.
     `median` is the coordinate-wise median float32 [ceil(d / 8)] of the coordinates `place`, zero where d is too small.
     """
 
     features: Tensor
+    standstill: Tensor
     lengths: Tensor
     limit: float
     median: Tensor
@@ -61,15 +63,18 @@ def measure(
     near = arithmetic.products(part, median[None])[:, 0] / spans.clamp(min=_NOTHING)
     odds = -arithmetic.log(lengths.clamp(min=_NOTHING) / max(limit, _NOTHING)).abs()
     raw = torch.stack([products[:, 0] / sizes[0], near, products[:, 1] / sizes[1], odds, others], dim=1)
-    return Cohort(standardise(raw, arithmetic), lengths, limit, median, place)
+    nothing = torch.zeros((1, len(FEATURES)), dtype=torch.float64)
+    nothing[0, FEATURES.index("length")] = torch.sort(odds).values[(len(odds) - 1) // 2]
+    features, standstill = (standardise(part, raw, arithmetic) for part in (raw, nothing))
+    return Cohort(features, standstill, lengths, limit, median, place)
 
 
-def standardise(raw: Tensor, arithmetic: Arithmetic) -> Tensor:
-    """Each column of `raw` [n, k] centred by its median, scaled by its median deviation, squashed to (-3, 3).
+def standardise(judged: Tensor, raw: Tensor, arithmetic: Arithmetic) -> Tensor:
+    """Each column of `judged` [m, k] centred by `raw`'s [n, k] median, scaled by its median deviation, in (-3, 3).
 
     By medians, so that fewer than half of the inputs cannot choose the scale on which they are judged.
     """
-    centred = raw - torch.sort(raw, dim=0).values[(len(raw) - 1) // 2]
-    deviation = torch.sort(centred.abs(), dim=0).values[len(raw) // 2]
-    scaled = centred / (1.4826 * deviation).clamp(min=1e-9)
+    middle = torch.sort(raw, dim=0).values[(len(raw) - 1) // 2]
+    deviation = torch.sort((raw - middle).abs(), dim=0).values[len(raw) // 2]
+    scaled = (judged - middle) / (1.4826 * deviation).clamp(min=1e-9)
     return SQUASH * arithmetic.tanh(scaled / SQUASH)
