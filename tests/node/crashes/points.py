@@ -9,7 +9,7 @@ from typing import Final
 
 import asyncfl
 from asyncfl.effects import Table
-from node.steps import FileAction, FileKind
+from node.steps import FileAction, FileKind, When
 
 REPLICA: Final = "replica"
 CLIENT: Final = "client"
@@ -34,6 +34,18 @@ def writes(source: Path) -> Iterator[tuple[str, str]]:
         table = node.args[0]
         assert isinstance(table, ast.Attribute), f"{source}: a table that is not spelt out"
         yield node.func.id.lower(), Table[table.attr].value
+
+
+def faults_of(source: Path) -> Iterator[tuple[str, When]]:
+    """What the tests in a file kill at by name: `Fault(points.X, When.Y)`, or with `when`, which goes through both."""
+    for node in ast.walk(ast.parse(source.read_text())):
+        if not isinstance(node, ast.Call) or ast.unparse(node.func) != "Fault":
+            continue
+        point, *rest = map(ast.unparse, node.args)
+        if point.startswith("points."):
+            chosen = [when for when in When if rest[0] in ("when", f"When.{when.name}")]
+            assert chosen, f"{source}: not said whether before or after {point}"
+            yield from ((globals()[point.removeprefix("points.")], when) for when in chosen)
 
 
 def rows_of(role: str) -> set[str]:

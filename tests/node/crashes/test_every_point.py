@@ -38,7 +38,10 @@ AFTERWARDS = 2
 
 
 def test_the_points_that_are_tried_are_those_of_the_code() -> None:
-    """A new kind of row must be added to the lists in `points.py`, and is killed at from then on."""
+    """A new kind of row must be added to the lists in `points.py`, and is killed at from then on.
+
+    What comes on occasion only has a test of its own, which names it before and after the write.
+    """
     for role, tried in ((points.REPLICA, points.REPLICA_ROWS), (points.CLIENT, points.CLIENT_ROWS)):
         known = {*map(points.table_of, tried), *map(points.table_of, points.ON_OCCASION)}
         found = points.rows_of(role)
@@ -46,6 +49,10 @@ def test_the_points_that_are_tried_are_those_of_the_code() -> None:
         assert set(map(points.table_of, tried)) <= found, role
     written = {point.split()[1] for role in (points.REPLICA, points.CLIENT) for point in points.rows_of(role)}
     assert written == set(Table), "a table that nobody writes"
+    faults = {
+        fault for source in Path(__file__).parent.glob("test_*.py") for fault in points.faults_of(source)
+    }
+    assert faults == {(point, when) for point in points.ON_OCCASION for when in When}
 
 
 def crash_everywhere(nodes: Nodes, names: tuple[str, ...], where: Iterable[str], *, number: int = 1) -> None:

@@ -13,6 +13,7 @@ from asyncfl.client.context import EPOCH, PENDING
 from asyncfl.effects import Table
 from asyncfl.messages import (
     Attest,
+    Front,
     Leave,
     LockContent,
     Locked,
@@ -57,6 +58,8 @@ def promise_of(peer: bytes, message: Message) -> Promise | None:
             return Promise(signer, "attest", item.hex(), "")
         case ModelVote(version=version, model=model):
             return Promise(signer, "model", version.hex(), model.hex())
+        case Front(statement=number) if number:
+            return Promise(signer, "exclusion", number.to_bytes(4, "big").hex(), "")
         case Upload(manifest=manifest):
             return Promise(signer, "upload", str(manifest.core.epoch), manifest.digest().hex())
         case Leave(uploads=uploads):
@@ -137,6 +140,8 @@ def _is_kept(promise: Promise, tables: Tables) -> bool:
             # Refused by t+1 replicas: neither under way nor stored, and never made again.
             past = written == [""] and unpack(tables[Table.META][EPOCH]) > int(promise.about)
             return key in tables[Table.PRIVACY] and (past or promise.content in written)
+        case "exclusion":
+            return any(key.startswith(about) for key in tables[Table.EXCLUSIONS])
         case "leave":
             return len(tables[Table.PRIVACY]) == int(promise.content)
     raise AssertionError(promise.what)
