@@ -30,8 +30,9 @@ $(VENV)/installed: pyproject.toml
 demo: install
 	$(PYTHON) -m node.cli demo
 
+# Two at a time, a file each: many tests wait for processes of their own.
 test: lint
-	$(PYTHON) -m pytest
+	$(PYTHON) -m pytest --numprocesses 2 --dist loadfile
 
 lint: install
 	$(PYTHON) -m ruff check .
