@@ -198,8 +198,8 @@ ATTACK_MUTATIONS = [
     ),
     Mutation(
         "same-coordinator-again", "a client whose model does not come asks the next in line",
-        CLIENT + "asking:Asking.lose_task", "self.ask_from(context.place + 1)", "self.ask_from(context.place)", NONE,
-        by_replica("models-of-nothing"), goal=goals.HOURS,
+        CLIENT + "asking:Asking._ask_another", "self.ask_from(self.context.place + 1)",
+        "self.ask_from(self.context.place)", NONE, by_replica("models-of-nothing"), goal=goals.HOURS,
     ),
     Mutation(
         "smallest-front", "the (t+1)-th largest front moves a client", CLIENT + "fronts:Fronts.front",
