@@ -57,6 +57,11 @@ class Coven:
         elif isinstance(message, Locked) and replica is not None:
             self.votes.setdefault(message.group, {})[replica] = message.signature
 
+    def forget(self) -> None:
+        """All but who they are: what is left to an attacker that works alone when its process starts again."""
+        for what in (self.manifests, self.oks, self.votes, self.plans):
+            what.clear()
+
     @property
     def replicas(self) -> dict[int, Identity]:
         """The colluding replicas, by index."""

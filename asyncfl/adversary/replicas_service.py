@@ -246,7 +246,7 @@ class LateEpochs(Behaviour):
     def says(self, peer: bytes, message: Message) -> Iterable[Message]:
         if isinstance(message, Lock):
             epochs = [m.core.epoch for m in self.me.coven.manifests.values()]
-            if max(epochs) < message.content.id.epoch + 2 and self.now < 60:
+            if max(epochs, default=0) < message.content.id.epoch + 2 and self.now < 60:
                 return ()
         return (message,)
 

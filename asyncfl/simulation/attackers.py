@@ -26,23 +26,28 @@ class Attack:
 
 
 def corrupt(simulation: Simulation, attacks: Sequence[Attack]) -> Coven:
-    """Let the named nodes misbehave from the start; they share one coven, which is returned."""
+    """Let the named nodes misbehave from the start; they share one coven, which is returned.
+
+    It outlives each of them, but not one that is alone in it.
+    """
     coven = Coven(simulation.federation)
     nodes = {node.name: node for node in simulation.network.nodes.values()}
     identities = {i.public: i for i in (*simulation.replica_ids, *simulation.client_ids)}
     for attack in attacks:
         node = nodes[attack.node]
         identity = coven.identities[node.key] = identities[node.key]
-        node.make = _misbehaving(simulation, node, identity, coven, attack.name)
+        node.make = _misbehaving(simulation, node, identity, coven, attack.name, alone=len(attacks) == 1)
     return coven
 
 
 def _misbehaving(
-    simulation: Simulation, node: Node, identity: Identity, coven: Coven, name: str
+    simulation: Simulation, node: Node, identity: Identity, coven: Coven, name: str, *, alone: bool
 ) -> Callable[[Durable], Machine]:
     make = node.make
 
     def made(durable: Durable) -> Machine:
+        if alone:
+            coven.forget()
         machine = make(durable)
         insider = Insider(simulation.federation, identity, machine, coven)
         return Malicious(machine, ATTACKERS[name].make(insider))

@@ -1,6 +1,7 @@
 """Every attacker, alone and in pairs, against whole deployments: no rule is broken, and training goes on."""
 
 import re
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 from asyncfl.adversary import ATTACKERS, Attacker
 from asyncfl.simulation.attackers import Attack
 from asyncfl.simulation.deployment import Simulation
+from asyncfl.simulation.faults import Crash
 from asyncfl.simulation.scenario import Scenario
 from asyncfl.simulation.trial import run
 
@@ -55,6 +57,22 @@ def errors_of_honest_nodes(simulation: Simulation, scenario: Scenario) -> set[st
         for _, said in node.events
         if said.level == "error" and node.name not in hostile
     }
+
+
+@pytest.mark.parametrize(
+    "attacker",
+    [
+        pytest.param(attacker, marks=() if name == "late-epochs" else pytest.mark.slow, id=name)
+        for name, attacker in ATTACKERS.items()
+    ],
+)
+def test_an_attacker_that_starts_again_attacks_on_and_is_stopped(attacker: Attacker) -> None:
+    """It has forgotten what it only had in mind; an attacker that fails by itself would prove nothing."""
+    scenario = arrange(attacker, clients=12)  # As many cells as replicas, so that it coordinates one.
+    crashes = [Crash(attack.node, at, 0.3) for attack in scenario.attacks for at in (3.5, 5.5)]
+    outcome = run(replace(scenario, faults=tuple(crashes)))
+    assert outcome.kind is None, (outcome.violations[:3], outcome.stalled)
+    assert outcome.entries >= EPOCHS
 
 
 @pytest.mark.parametrize("name", SMALL)
