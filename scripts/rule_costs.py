@@ -81,38 +81,28 @@ class Timed(Arithmetic):
     def __init__(self) -> None:
         self.spent = dict.fromkeys(("lengths", "inner products", "mean direction", "exp, log, tanh"), 0.0)
 
-    def _add(self, kind: str, started: float) -> None:
+    def _timed(self, kind: str, compute: Callable[..., Tensor], *arguments: Tensor) -> Tensor:
+        started, result = time.process_time(), compute(*arguments)
         self.spent[kind] += 1000 * (time.process_time() - started)
+        return result
 
     def lengths(self, updates: Tensor) -> Tensor:
-        started, result = time.process_time(), FAST.lengths(updates)
-        self._add("lengths", started)
-        return result
+        return self._timed("lengths", FAST.lengths, updates)
 
     def products(self, updates: Tensor, others: Tensor) -> Tensor:
-        started, result = time.process_time(), FAST.products(updates, others)
-        self._add("inner products", started)
-        return result
+        return self._timed("inner products", FAST.products, updates, others)
 
     def weighted_sum(self, updates: Tensor, weights: Tensor) -> Tensor:
-        started, result = time.process_time(), FAST.weighted_sum(updates, weights)
-        self._add("mean direction", started)
-        return result
+        return self._timed("mean direction", FAST.weighted_sum, updates, weights)
 
     def exp(self, values: Tensor) -> Tensor:
-        started, result = time.process_time(), FAST.exp(values)
-        self._add("exp, log, tanh", started)
-        return result
+        return self._timed("exp, log, tanh", FAST.exp, values)
 
     def log(self, values: Tensor) -> Tensor:
-        started, result = time.process_time(), FAST.log(values)
-        self._add("exp, log, tanh", started)
-        return result
+        return self._timed("exp, log, tanh", FAST.log, values)
 
     def tanh(self, values: Tensor) -> Tensor:
-        started, result = time.process_time(), FAST.tanh(values)
-        self._add("exp, log, tanh", started)
-        return result
+        return self._timed("exp, log, tanh", FAST.tanh, values)
 
 
 def breakdown(inputs: int, dimension: int, repeat: int) -> dict[str, float]:

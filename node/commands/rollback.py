@@ -15,7 +15,7 @@ from asyncfl.errors import ConfigurationError, InvalidItem
 from node.commands.common import Directory, ExitCode, JsonFlag, confirm, messages, output, write_json
 from node.commands.enroll import Wait, Yes
 from node.commands.exclusion_page import announce, describe_change, show_history
-from node.commands.roster_page import show_replicas, waiting
+from node.commands.roster_page import fail_for_want_of_replicas, show_replicas, waiting
 
 if TYPE_CHECKING:
     from asyncfl.exclusions import Exclusions
@@ -332,13 +332,11 @@ class _Rollback:
             )
             raise typer.Exit(int(ExitCode.FAILED))
         if len(have) < needed:
-            messages.print(
-                f"[bold red]not yet in force:[/] {len(have)} of {len(calls)} replicas have exclusion {number}, "
-                f"{needed} are needed. It is signed and in exclusions.json; start the others, which take it from each "
-                f"other, or send it again: asyncfl rollback {root} --resend",
-                soft_wrap=True,
+            fail_for_want_of_replicas(
+                f"{len(have)} of {len(calls)} replicas have exclusion {number}, {needed} are needed",
+                "exclusions.json; start the others, which take it from each other",
+                f"asyncfl rollback {self.files.root} --resend",
             )
-            raise typer.Exit(int(ExitCode.FAILED))
         if self.manner.json:
             return
         output.print(

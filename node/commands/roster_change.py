@@ -7,14 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-import typer
 from rich.markup import escape
 
 from asyncfl.errors import ConfigurationError, DeadlineExceeded
 from asyncfl.identity import Identity
 from asyncfl.messages import RosterStatement
-from node.commands.common import ExitCode, confirm, messages, output, write_json
-from node.commands.roster_page import announce, show_next, show_replicas, waiting
+from node.commands.common import confirm, messages, output, write_json
+from node.commands.roster_page import announce, fail_for_want_of_replicas, show_next, show_replicas, waiting
 from node.deployment_files import DEPLOYMENT_FILE, DeploymentDirectory
 from node.enrolment import (
     Change,
@@ -206,10 +205,8 @@ def _send(
             )
         show_next(files, change)
     if runs and len(have) < needed:
-        messages.print(
-            f"[bold red]not yet in force:[/] {len(have)} of {len(calls)} replicas have roster {roster.number}, "
-            f"{needed} are needed. It is signed and in {DEPLOYMENT_FILE}; start the others, which take it "
-            f"from there or from each other, or send it again: asyncfl enroll {escape(str(files.root))} --resend",
-            soft_wrap=True,
+        fail_for_want_of_replicas(
+            f"{len(have)} of {len(calls)} replicas have roster {roster.number}, {needed} are needed",
+            f"{DEPLOYMENT_FILE}; start the others, which take it from there or from each other",
+            f"asyncfl enroll {files.root} --resend",
         )
-        raise typer.Exit(int(ExitCode.FAILED))

@@ -5,14 +5,15 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Final
+from typing import Final, NoReturn
 
+import typer
 from rich.markup import escape
 from rich.table import Table
 
 from asyncfl.deployment import Deployment
 from asyncfl.messages import RosterStatement
-from node.commands.common import messages, output
+from node.commands.common import ExitCode, messages, output
 from node.deployment_files import DEPLOYMENT_FILE, DeploymentDirectory
 from node.enrolment import Change
 from node.operator_calls import Call, Say, Statement
@@ -66,6 +67,15 @@ def show_replicas(calls: Mapping[str, Call[Statement]], have: list[str], what: s
             told = call.problem or "it does not say so"
             table.add_row(f"  {name}", f"[yellow]has not: {escape(told)}[/]")
     output.print(table)
+
+
+def fail_for_want_of_replicas(held: str, remedy: str, resend: str) -> NoReturn:
+    """What is signed is `held` by too few replicas. Ends the program with 1."""
+    messages.print(
+        f"[bold red]not yet in force:[/] {held}. It is signed and in {remedy}, or send it again: {escape(resend)}",
+        soft_wrap=True,
+    )
+    raise typer.Exit(int(ExitCode.FAILED))
 
 
 def show_next(files: DeploymentDirectory, change: Change) -> None:

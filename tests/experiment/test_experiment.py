@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from asyncfl.errors import ConfigurationError
 from asyncfl.messages import Settings
@@ -27,14 +25,6 @@ FILES = sorted((Path(__file__).parents[2] / "experiments").glob("*.toml"))
 SLOW_FILES = {"heterogeneous", "parity-cifar10"}
 """Those like which there is another: heterogeneous-mnist, parity-mnist."""
 RUN = '[[run]]\nname = "a"\n'
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def experiment(**changes: Any) -> Experiment:

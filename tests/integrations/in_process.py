@@ -42,7 +42,7 @@ class InProcess(Backend):
 def simulate(monkeypatch: pytest.MonkeyPatch, server_app: Any, client_app: Any, clients: int) -> None:
     """Run both apps to the end. Raises what the server's raises."""
     stand_in = ModuleType(RAY)
-    stand_in.RayBackend = InProcess  # type: ignore[attr-defined]
+    vars(stand_in)["RayBackend"] = InProcess
     monkeypatch.setitem(sys.modules, RAY, stand_in)
     monkeypatch.setenv("FLWR_TELEMETRY_ENABLED", "0")
     run_simulation(server_app, client_app, num_supernodes=clients, backend_name="in-process")

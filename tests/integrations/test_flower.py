@@ -143,7 +143,7 @@ class _Reply:
 
 def test_the_aggregate_is_the_rules_of_differences_from_what_was_sent() -> None:
     sent = {"b": np.arange(3, dtype=np.float64), "a": np.ones((2, 2), np.float32)}
-    replies = [
+    replies: list[Any] = [
         _Reply(node, {name: value + by for name, value in sent.items()})
         for node, by in enumerate([1.0, 2.0, 90.0])
     ]
@@ -152,7 +152,7 @@ def test_the_aggregate_is_the_rules_of_differences_from_what_was_sent() -> None:
     )
     record = ArrayRecord({name: Array(value) for name, value in sent.items()})
     strategy.configure_train(1, record, ConfigRecord(), _Grid())
-    arrays, _ = strategy.aggregate_train(1, replies)  # type: ignore[arg-type]
+    arrays, _ = strategy.aggregate_train(1, replies)
     assert arrays is not None
     for name, value in sent.items():
         assert np.allclose(arrays[name].numpy(), value + 2.0)

@@ -33,6 +33,15 @@ from node.deployment_files import OPERATOR_KEY_FILE, DeploymentDirectory, read_k
 from node.rollback import sign
 from node.storage import Storage
 
+GROUPS = [
+    (1, ("client-0", "client-1", "client-2")),
+    (1, ("client-3", "client-4", "client-5")),
+    (2, ("client-0", "client-3", "client-6")),
+    (2, ("client-1", "client-4", "client-7")),
+    (3, ("client-2", "client-5", "client-7")),
+]
+"""Of eight clients: epochs and members."""
+
 
 class MadeLedger:
     """Entries of `groups` clients each, and a certified version after every one of them."""

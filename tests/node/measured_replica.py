@@ -14,6 +14,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 from typing import ClassVar
+from unittest.mock import patch
 
 import node.processes
 from node.looplag import INTERVAL_S, LoopLag
@@ -67,7 +68,7 @@ class MeasuredLag(LoopLag):
 
 def main() -> None:
     directory, name, output = sys.argv[1:4]
-    node.processes.LoopLag = MeasuredLag  # type: ignore[misc]
+    patch.object(node.processes, "LoopLag", MeasuredLag).start()
     node.processes.run_aggregator(Path(directory), name)
     Path(output).write_text(json.dumps(MeasuredLag.beats))
 

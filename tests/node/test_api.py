@@ -9,6 +9,7 @@ import sys
 import tomllib
 from importlib.metadata import EntryPoint
 from pathlib import Path
+from typing import Any
 
 import pytest
 from safetensors.torch import load_file
@@ -44,15 +45,16 @@ def test_importing_asyncfl_imports_neither_the_shell_nor_torch() -> None:
 
 
 def test_mistakes_are_raised_before_anything_is_made(tmp_path: Path) -> None:
-    for wrong, named in (
+    mistakes: tuple[tuple[dict[str, Any], str], ...] = (
         ({"epochs": 0}, "epochs=0"),
         ({"clients": 0}, "clients=0"),
         ({"client_processes": 9}, "client_processes=9"),
         ({"task": "nonsense"}, "nonsense"),
         ({"parameters": {"klip": 1}}, "klip"),
-    ):
+    )
+    for wrong, named in mistakes:
         with pytest.raises(ConfigurationError, match=named):
-            run(directory=tmp_path / "run", **{"clients": 8, **wrong})  # type: ignore[arg-type]
+            run(directory=tmp_path / "run", **{"clients": 8, **wrong})
     assert not (tmp_path / "run").exists()
 
 

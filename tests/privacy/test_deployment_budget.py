@@ -1,6 +1,7 @@
 """`asyncfl init --epsilon`: noise and budget go together, from the file to the client's limit."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,8 +12,8 @@ from node.processes import upload_limit
 SMALL = {"allow_small_private_groups": True}
 
 
-def wanted(**options: object) -> NewDeployment:
-    return NewDeployment(**{"epsilon": 20.0, "epochs": 4, "parameters": SMALL, **options})  # type: ignore[arg-type]
+def wanted(**options: Any) -> NewDeployment:
+    return NewDeployment(**{"epsilon": 20.0, "epochs": 4, "parameters": SMALL, **options})
 
 
 def test_the_noise_lasts_for_just_the_uploads_that_were_asked_for(tmp_path: Path) -> None:

@@ -19,15 +19,7 @@ from asyncfl.messages import Epochs, ExclusionStatement
 from asyncfl.replay import replay
 from node.cli import app
 from node.deployment_creation import NewDeployment, create_deployment
-from tests.node.ledgers import MadeLedger
-
-GROUPS = [
-    (1, ("client-0", "client-1", "client-2")),
-    (1, ("client-3", "client-4", "client-5")),
-    (2, ("client-0", "client-3", "client-6")),
-    (2, ("client-1", "client-4", "client-7")),
-    (3, ("client-2", "client-5", "client-7")),
-]
+from tests.node.ledgers import GROUPS, MadeLedger
 
 
 def statement(number: int, made: MadeLedger, client: str, *spans: tuple[int, int]) -> ExclusionStatement:

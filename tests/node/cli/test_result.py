@@ -65,7 +65,9 @@ def test_epochs_that_training_did_not_need_are_none() -> None:
 
 def test_another_model_at_one_replica_is_a_failure_of_agreement() -> None:
     made = record()
-    odd = replica("replica-3", certified=replace(replica().certified, model="cc" * 32))  # type: ignore[type-var]
+    certified = replica().certified
+    assert certified is not None
+    odd = replica("replica-3", certified=replace(certified, model="cc" * 32))
     made.snapshot = snapshot(*made.snapshot.replicas[:3], odd)
     assert any(sentence.startswith("agreement") and "cccc" in sentence for sentence in judge(made, DEMO))
 

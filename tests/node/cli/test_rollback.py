@@ -25,15 +25,7 @@ from node.enrolment import open_as_operator
 from node.exclusion_file import read_exclusions, write_exclusions
 from node.exclusion_history import Content
 from node.rollback import Known, Wish, compute_cost, compute_under_way, plan, sign
-from tests.node.ledgers import MadeLedger
-
-GROUPS = [
-    (1, ("client-0", "client-1", "client-2")),
-    (1, ("client-3", "client-4", "client-5")),
-    (2, ("client-0", "client-3", "client-6")),
-    (2, ("client-1", "client-4", "client-7")),
-    (3, ("client-2", "client-5", "client-7")),
-]
+from tests.node.ledgers import GROUPS, MadeLedger
 
 
 @pytest.fixture

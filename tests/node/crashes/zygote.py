@@ -14,6 +14,7 @@ import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
+from unittest.mock import patch
 
 if TYPE_CHECKING:
     from asyncfl.effects import Blobs
@@ -73,7 +74,8 @@ def _serve(request: dict[str, Any]) -> int:
         _answer_wrongly()
     names: list[str] = request["names"]
     root, is_client = Path(request["root"]), request["role"] == "client"
-    runtime.Runtime.message = witness.listen(Path(request["heard"]), runtime.Runtime.message)  # type: ignore[method-assign]
+    listening = witness.listen(Path(request["heard"]), runtime.Runtime.message)
+    patch.object(runtime.Runtime, "message", listening).start()
     if request["fault"] is None:
         arguments = ["node", "--role", request["role"], "--deployment", str(root), "--exit-with-parent"]
         arguments += ["--epochs", str(LAST_EPOCH)] if is_client else []
@@ -106,7 +108,7 @@ def _answer_wrongly() -> None:
         right = sum_up(job, blobs)
         return right[:1] + bytes([right[1] ^ 1]) + right[2:]
 
-    SumShares.run = run  # type: ignore[method-assign]
+    patch.object(SumShares, "run", run).start()
 
 
 def _ended() -> dict[str, int]:

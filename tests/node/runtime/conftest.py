@@ -15,22 +15,11 @@ from blockbuster import blockbuster_ctx
 
 from asyncfl.effects import Delete, Effect, Put
 from asyncfl.errors import StorageError
-from asyncfl.messages import Message, Missing
+from asyncfl.messages import Message
 from node.blobs import BlobStore
 from node.looplag import LoopLag
 from node.runtime import Runtime
-
-PEER = bytes(range(32))
-
-
-def numbered(number: int) -> Missing:
-    """A message that can be told from others."""
-    return Missing(blob=number.to_bytes(32, "big"))
-
-
-def number_of(message: Message) -> int:
-    assert isinstance(message, Missing)
-    return int.from_bytes(message.blob, "big")
+from tests.node.runtime.numbers import PEER, number_of, numbered
 
 
 class Scripted:

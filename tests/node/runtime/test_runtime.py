@@ -27,21 +27,10 @@ from asyncfl.errors import ConfigurationError, InvalidItem, LocalProtocolError, 
 from asyncfl.messages import Message
 from node import runtime as runtime_module
 from node.storage import Storage
+from tests.node.runtime.numbers import PEER, number_of, numbered
 
 if TYPE_CHECKING:
     from .conftest import Bench
-
-PEER = bytes(range(32))
-
-
-def numbered(number: int) -> Message:
-    from asyncfl.messages import Missing
-
-    return Missing(blob=number.to_bytes(32, "big"))
-
-
-def number_of(message: Message) -> int:
-    return int.from_bytes(message.blob, "big")  # type: ignore[union-attr]
 
 
 def put(number: int) -> Persist:

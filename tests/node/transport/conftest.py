@@ -221,7 +221,7 @@ async def net(tmp_path: Path) -> AsyncIterator[Net]:
     yield made
     await made.close()
     await asyncio.sleep(0)
-    left = asyncio.all_tasks() - before - {asyncio.current_task()}  # type: ignore[arg-type]
+    left = {task for task in asyncio.all_tasks() - before if task is not asyncio.current_task()}
     assert not left, f"tasks outlive the endpoints that started them: {left}"
 
 

@@ -7,12 +7,12 @@ from typing import Any
 
 from asyncfl.identity import Identity
 from asyncfl.messages import (
+    Message,
     Pull,
     Wait,
     decode_message,
     encode_message,
 )
-from asyncfl.wire import Wire
 
 HELLO = Wait(epoch=1, reason="hello")
 
@@ -32,8 +32,8 @@ class Impostor:
         self.channel = channel
         self.key = key
 
-    async def send(self, *messages: Wire) -> None:
-        await self.connection.send(self.channel.seal([encode_message(message) for message in messages]))  # type: ignore[arg-type]
+    async def send(self, *messages: Message) -> None:
+        await self.connection.send(self.channel.seal([encode_message(message) for message in messages]))
 
     async def pull(self) -> Pull:
         async with asyncio.timeout(3):
