@@ -22,7 +22,7 @@ from asyncfl.ledger import Ledger
 from asyncfl.messages import Attest, Item, LockContent, Locked, ModelVote, attest_body
 from asyncfl.record import Version, read_versions
 from asyncfl.replay import replay
-from asyncfl.replica.items import ItemRecord, signatures_of
+from asyncfl.replica.item_record import ItemRecord, Signatures
 
 Tables = Mapping[Table, Mapping[bytes, bytes]]
 
@@ -170,7 +170,7 @@ class Audit:
             certificate = version.record.certificate
             what = f"version {short(certificate.version)}"
             self._check_signatures(
-                f"{what}: certificate: vote", signatures_of(certificate.votes), ModelVote.KIND, certificate.body(),
+                f"{what}: certificate: vote", Signatures(certificate.votes), ModelVote.KIND, certificate.body(),
                 self.federation.parameters.certifiers,
             )  # fmt: skip
             own = signed.get(certificate.version)

@@ -13,7 +13,7 @@ given. Without exclusions both are the same.
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from operator import attrgetter
@@ -21,6 +21,7 @@ from operator import attrgetter
 from asyncfl.digest import digest
 from asyncfl.errors import LocalProtocolError
 from asyncfl.exclusions import Exclusion
+from asyncfl.kept import Kept
 from asyncfl.messages import GroupId, Item, Row
 
 Rows = tuple[Row, ...]
@@ -58,20 +59,24 @@ class Link:
     memberships: int = 0
     """Members of all these entries."""
     row: Row | None = None
-    items: tuple[Item, ...] = ()
-    """The entries of the row, in its order."""
+    encoded: tuple[bytes, ...] = ()
+    """The entries of the row, in its order: the ledger's own bytes."""
     before: Link | None = field(default=None, repr=False)
 
-    def after(self, row: Row, items: Mapping[bytes, Item]) -> Link:
+    @property
+    def items(self) -> tuple[Item, ...]:
+        """The entries of the row, in its order."""
+        return tuple(map(Item.decode, self.encoded))
+
+    def after(self, row: Row, items: Kept[bytes, Item]) -> Link:
         """The link after one more row, whose items must be in `items`."""
-        entries = tuple(items[name] for name in row.items)
         return Link(
             row.epoch,
             compute_chain(self.chain, (row,)),
-            self.entries + len(entries),
-            self.memberships + sum(len(item.members) for item in entries),
+            self.entries + len(row.items),
+            self.memberships + sum(len(items[name].members) for name in row.items),
             row,
-            entries,
+            tuple(map(items.encoded, row.items)),
             self,
         )
 
@@ -109,8 +114,8 @@ class Ledger:
 
     def __init__(self, deployment: bytes) -> None:
         self.origin = compute_origin(deployment)
-        self.items: dict[bytes, Item] = {}
-        self.by_id: dict[GroupId, bytes] = {}
+        self.items = Kept[bytes, Item](bytes, Item)
+        self.by_id = Kept[GroupId, bytes](GroupId, bytes)
         self.included: dict[tuple[bytes, int], bytes] = {}
         """(client, epoch) of every upload in an entry, and that entry's item digest."""
         self.counts: dict[bytes, int] = {}
@@ -122,6 +127,8 @@ class Ledger:
         self._links: list[Link] = []
         self._counted: list[Link] = []
         """Links of the entries that count: rows of which none does have none."""
+        self._outdated: int | None = None
+        """The row from which on both wait to be computed anew: when somebody looks, not for each item."""
         self.exclusion = Exclusion()
         self.start = Link(0, self.origin)
         """Before the first row."""
@@ -152,11 +159,14 @@ class Ledger:
         insort(self._rows[epoch], name)
         self.row_members[epoch] = self.row_members.get(epoch, 0) + len(item.members)
         self._frozen[epoch] = Row(epoch=epoch, items=tuple(self._rows[epoch]))
-        self._relink(epoch)
+        self._outdated = epoch if self._outdated is None else min(epoch, self._outdated)
         return True
 
-    def _relink(self, first: int) -> None:
-        """Recompute the chain from row `first` on."""
+    def _relink(self) -> None:
+        """Recompute the chain of all items and of what counts, from the first row on that has changed."""
+        if self._outdated is None:
+            return
+        first, self._outdated = self._outdated, None
         while self._links and self._links[-1].epoch >= first:
             self._links.pop()
         link = self.head
@@ -179,6 +189,7 @@ class Ledger:
 
     def exclude(self, exclusion: Exclusion) -> None:
         """From now on the model leaves out what `exclusion` says, and nothing else."""
+        self._relink()
         self.exclusion = exclusion
         self._recount(0)
 
@@ -199,11 +210,13 @@ class Ledger:
     @property
     def head(self) -> Link:
         """The version of all items held."""
+        self._relink()
         return self._links[-1] if self._links else self.start
 
     @property
     def counted_head(self) -> Link:
         """All items held that count."""
+        self._relink()
         return self._counted[-1] if self._counted else self.start
 
     def counted(self, head: Link) -> Link:
@@ -211,7 +224,7 @@ class Ledger:
         changed, base = list[Row](), self.start
         for link in head.back():
             if self.link_before(link.epoch + 1).chain == link.chain:
-                base = self._last(self._counted, link.epoch + 1)
+                base = _last(self._counted, link.epoch + 1, self.start)
                 break
             if link.row is not None:
                 changed.append(link.row)
@@ -244,12 +257,8 @@ class Ledger:
 
     def link_before(self, epoch: int) -> Link:
         """The chain over all rows before `epoch`."""
-        return self._last(self._links, epoch)
-
-    def _last(self, links: Sequence[Link], epoch: int) -> Link:
-        """The last of `links` before `epoch`."""
-        count = _count_before(links, epoch)
-        return links[count - 1] if count else self.start
+        self._relink()
+        return _last(self._links, epoch, self.start)
 
     def extended(self, base: Link, rows: Iterable[Row]) -> Link | None:
         """The version of `base` and then `rows`, whose items must all be held: this ledger's own if it is that.
@@ -258,15 +267,27 @@ class Ledger:
         entry listed twice would count twice in the model.
         """
         for row in rows:
-            if not is_ordered(row) or any(self.items[name].id.epoch != row.epoch for name in row.items):
+            if not is_ordered(row) or not self.holds_in_row(row):
                 return None
             base = base.after(row, self.items)
         own = self.link_before(base.epoch + 1)
         return own if own.chain == base.chain else base
 
+    def holds_in_row(self, row: Row) -> bool:
+        """Whether all items of `row` are held here, as items of its epoch."""
+        held = self._rows.get(row.epoch, [])
+        at = [bisect_left(held, name) for name in row.items]
+        return all(held[i : i + 1] == [name] for i, name in zip(at, row.items, strict=True))
+
     def missing(self, rows: Sequence[Row]) -> list[bytes]:
         """Item digests of `rows` that this ledger lacks."""
         return [name for row in rows for name in row.items if name not in self.items]
+
+
+def _last(links: Sequence[Link], epoch: int, start: Link) -> Link:
+    """The last of `links` before `epoch`, `start` without one."""
+    count = _count_before(links, epoch)
+    return links[count - 1] if count else start
 
 
 def _count_before(links: Sequence[Link], epoch: int) -> int:

@@ -71,16 +71,17 @@ class Inputs:
 
 def read_inputs(link: Link, read: Read, federation: Federation) -> Inputs:
     """Read and clip the groups of one row."""
-    means = torch.empty((len(link.items), federation.dimension), dtype=torch.float32)
+    items = link.items
+    means = torch.empty((len(items), federation.dimension), dtype=torch.float32)
 
     def clipped(index: int) -> GroupSum:
-        item = link.items[index]
+        item = items[index]
         opened = decode_sum(read(item.opened), federation.upload_dimension)
         group = clip_group(opened, len(item.members), federation)
         means[index] = compute_group_mean(group, federation)
         return group
 
-    row = add_groups(map(clipped, range(len(link.items))), federation)
+    row = add_groups(map(clipped, range(len(items))), federation)
     return Inputs(means, row)
 
 

@@ -11,7 +11,7 @@ from asyncfl.effects import Table
 from asyncfl.errors import StorageError
 from asyncfl.exclusions import Exclusions
 from asyncfl.ledger import Ledger
-from asyncfl.replica.items import ItemRecord
+from asyncfl.replica.item_record import ItemRecord
 from node.deployment_files import DeploymentDirectory
 from node.privacy_events import read_tables
 from node.supervisor.evaluation import find_blob

@@ -197,8 +197,7 @@ class Gossip:
         """
         if not target.following or self.context.ledger.missing(target.pages):
             return
-        items = self.context.ledger.items
-        if any(items[name].id.epoch != row.epoch for row in target.pages for name in row.items):
+        if not all(map(self.context.ledger.holds_in_row, target.pages)):
             self._reject(target)
             return
         first, target.following = target.following, 0

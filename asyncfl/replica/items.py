@@ -6,7 +6,7 @@ the opened sum has been pulled and matches its digest. Once t+1 attest it, the r
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from asyncfl.durable import require_name
@@ -20,55 +20,15 @@ from asyncfl.messages import (
     ItemRequest,
     LockContent,
     Locked,
-    Vote,
     attest_body,
 )
 from asyncfl.replica.context import RESEND_SECONDS, Context
+from asyncfl.replica.item_record import ItemRecord, Signatures
 from asyncfl.replica.locks import Locks
 from asyncfl.replica.uploads import Uploads
-from asyncfl.wire import pack, unpack
 
 MAX_EARLY_ATTESTS = 4096
 MAX_REQUESTED = 16384
-
-
-@dataclass(slots=True)
-class ItemRecord:
-    """An item held, and who attests it."""
-
-    item: Item
-    size: int
-    votes: dict[int, bytes] = field(default_factory=dict)
-    locks: dict[int, bytes] = field(default_factory=dict)
-    """The n-t LOCKED signatures that opened the group, for audit; none where whoever showed the item had none."""
-    entry: Entry | None = None
-    """Kept until certified, for replicas that still have to open the group."""
-    certified: bool = False
-    resend_at: float = 0.0
-
-    def encode(self) -> bytes:
-        votes, locks = (tuple(sorted(signatures.items())) for signatures in (self.votes, self.locks))
-        entry = self.entry.encode() if self.entry else b""
-        return pack((self.item.encode(), self.size, votes, entry, locks))
-
-    @classmethod
-    def decode(cls, value: bytes) -> ItemRecord:
-        encoded, size, votes, entry, locks = unpack(value)
-        held, locked = (signatures_of(map(Vote.from_fields, each)) for each in (votes, locks))
-        record = cls(Item.decode(encoded), size, held, locked)
-        record.entry = Entry.decode(entry) if entry else None
-        record.certified = record.entry is None
-        return record
-
-
-def signatures_of(votes: Iterable[Vote]) -> dict[int, bytes]:
-    """By replica: a record is kept for ever, and a vote takes five times as much."""
-    return {vote.replica: vote.signature for vote in votes}
-
-
-def votes_of(signatures: Mapping[int, bytes]) -> tuple[Vote, ...]:
-    """As they travel, in the replicas' order."""
-    return tuple(Vote(replica=j, signature=signature) for j, signature in sorted(signatures.items()))
 
 
 @dataclass(slots=True)
@@ -113,11 +73,13 @@ class Items:
     def load(self, rows: dict[bytes, bytes]) -> None:
         for name, value in rows.items():
             record = self.records[name] = ItemRecord.decode(value)
-            require_name(name, record.item.digest())
-            self.sums.add(record.item.opened)
+            item = record.item
+            require_name(name, item.digest())
+            self.sums.add(item.opened)
             if not record.certified:
                 self._uncertified[name] = None
-            self.context.ledger.add(record.item)
+            self.context.ledger.add(item)
+            record.encoded = self.context.ledger.items.encoded(name)
 
     # entering the ledger
 
@@ -126,18 +88,18 @@ class Items:
         name = item.digest()
         if not self.context.ledger.add(item):
             return
-        record = ItemRecord(item, size, locks=signatures_of(entry.votes), entry=entry)
+        encoded = self.context.ledger.items.encoded(name)
+        record = ItemRecord(encoded, size, locks=Signatures(entry.votes), entry=entry)
         record.votes.update(self._early.pop((item.id, name), {}))
         record.votes[self.context.index] = self.context.sign(Attest.KIND, attest_body(item.id, name))
-        self._insert(name, record)
+        self._insert(name, item, record)
         own = self._attest(name, record)
         self._watch(self.context.index, own)
         self.context.broadcast(own)
         if item.id.coordinator == self.context.index:
             self.context.broadcast(entry)
 
-    def _insert(self, name: bytes, record: ItemRecord) -> None:
-        item = record.item
+    def _insert(self, name: bytes, item: Item, record: ItemRecord) -> None:
         self.records[name] = record
         self.sums.add(item.opened)
         self._uncertified[name] = None
@@ -228,7 +190,7 @@ class Items:
                 self.context.notify("item_of_wrong_size", "warning", replica=replica)
                 return
             if record is not None:
-                record.votes.update(signatures_of(message.votes))
+                record.votes.update(Signatures(message.votes))
                 self._certify(name, record)
                 return
             self.fetching[name] = message
@@ -246,8 +208,10 @@ class Items:
             if message.item.opened == blob:
                 del self.fetching[name]
                 if self.context.ledger.add(message.item):
-                    votes, locks = signatures_of(message.votes), signatures_of(message.locks)
-                    self._insert(name, ItemRecord(message.item, message.opened_bytes, votes, locks))
+                    encoded = self.context.ledger.items.encoded(name)
+                    votes, locks = Signatures(message.votes), Signatures(message.locks)
+                    record = ItemRecord(encoded, message.opened_bytes, votes, locks)
+                    self._insert(name, message.item, record)
 
     def receive_request(self, replica: int, message: ItemRequest) -> None:
         for name in message.items:
@@ -272,9 +236,9 @@ class Items:
         if record.certified:
             message = CertifiedItem(
                 item=record.item,
-                votes=votes_of(record.votes),
+                votes=record.votes.votes(),
                 opened_bytes=record.size,
-                locks=votes_of(record.locks),
+                locks=record.locks.votes(),
             )
             self.context.send_replica(replica, message)
         elif record.entry is not None:

@@ -16,6 +16,7 @@ from asyncfl.effects import Put, Table
 from asyncfl.errors import InvalidItem
 from asyncfl.groups import check_group, taken_over
 from asyncfl.inclusion import PATIENCE_AT_FIRST
+from asyncfl.kept import Kept
 from asyncfl.messages import (
     Front,
     GroupId,
@@ -43,8 +44,9 @@ class LockTable:
     """What this replica has locked. Grows only; on disk before any signature leaves."""
 
     def __init__(self) -> None:
-        self.by_id: dict[GroupId, LockContent] = {}
-        self.by_upload: dict[UploadKey, GroupId] = {}
+        self.by_id = Kept[GroupId, LockContent](GroupId, LockContent)
+        self.by_upload: dict[UploadKey, bytes] = {}
+        """Encoded ids."""
         self._first: dict[GroupId, LockContent] = {}
         """What was locked first under an id that stands for something else now: its row is named by the id alone, and
         never written over."""
@@ -64,7 +66,7 @@ class LockTable:
         for member in content.members:
             other = self.by_upload.get((member.client, member.epoch))
             if other is not None:
-                return self.by_id[other]
+                return self.by_id[GroupId.decode(other)]
         return None
 
     def record(self, content: LockContent) -> Put:
@@ -73,22 +75,20 @@ class LockTable:
         A group that n-t others locked replaces what was locked here under its id, which can never be revealed any
         more; that row stays, for the members it has locked.
         """
-        held, key = self.by_id.get(content.id), content.id.encode()
-        first = self._first.get(content.id, held)
+        held, name = self.by_id.get(content.id), content.id.encode()
+        first, key = self._first.get(content.id, held), name
         if first is not None and first != content:
             key += content.digest()
             self._first[content.id] = first
-        rivals = {self.by_upload.get((member.client, member.epoch)) for member in content.members}
-        rivals -= {None, content.id}
+        rivals = {self.by_upload.get((member.client, member.epoch), name) for member in content.members} - {
+            name
+        }
         if rivals or (held is not None and held != content):
             # Which of them was signed is not on disk: after a restart none of them is signed again.
-            self.contested |= {content.id, *(rival for rival in rivals if rival is not None)}
-        # Without what is there, whose keys would stay: entries hold the same objects, for ever.
-        self.by_id.pop(content.id, None)
+            self.contested |= {content.id, *map(GroupId.decode, rivals)}
         self.by_id[content.id] = content
         for member in content.members:
-            self.by_upload.pop((member.client, member.epoch), None)
-            self.by_upload[member.client, member.epoch] = content.id
+            self.by_upload[member.client, member.epoch] = name
         return Put(Table.LOCKS, key, content.encode())
 
 

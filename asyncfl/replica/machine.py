@@ -326,7 +326,7 @@ class Replica:
     def referenced_blobs(self) -> set[bytes]:
         """Every blob that the durable state refers to; the shell may delete others before `start`."""
         uploads = {record.manifest.core.upload for record in self.uploads.records.values()}
-        return uploads | {record.item.opened for record in self.items.records.values()}
+        return uploads | self.items.sums
 
     def status(self, now: float) -> dict[str, Any]:
         """Plain values for status pages; see `asyncfl.replica.status`."""

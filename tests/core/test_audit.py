@@ -13,7 +13,7 @@ from asyncfl.effects import Table
 from asyncfl.errors import StorageError
 from asyncfl.messages import Vote
 from asyncfl.record import VersionRecord
-from asyncfl.replica.items import ItemRecord
+from asyncfl.replica.item_record import ItemRecord
 from asyncfl.simulation import Simulation
 from asyncfl.simulation.network import MemoryBlobs
 from tests.core.builders import make_simulation
@@ -102,7 +102,7 @@ def lock_of_another(tables: Tables, blobs: dict[bytes, bytes]) -> str:
 
 def too_few_locks(tables: Tables, blobs: dict[bytes, bytes]) -> str:
     name, record = first_item(tables)
-    record.locks = dict(sorted(record.locks.items())[:2])
+    del record.locks[max(record.locks)]
     tables[Table.ITEMS][name] = record.encode()
     return f"entry {name.hex()[:12]}: locks of 2 replicas hold, 3 are needed"
 
@@ -125,7 +125,7 @@ def another_sum(tables: Tables, blobs: dict[bytes, bytes]) -> str:
     name, record = first_item(tables)
     data = b"\x01" + blobs[record.item.opened][1:]
     store = MemoryBlobs()
-    record.item = record.item.model_copy(update={"opened": store.write(data)})
+    record.encoded = record.item.model_copy(update={"opened": store.write(data)}).encode()
     blobs.update(store.data)
     del tables[Table.ITEMS][name]
     tables[Table.ITEMS][record.item.digest()] = record.encode()
@@ -140,7 +140,9 @@ def entry_gone(tables: Tables, blobs: dict[bytes, bytes]) -> str:
 
 def entry_twice(tables: Tables, blobs: dict[bytes, bytes]) -> str:
     _, record = first_item(tables)
-    record.item = record.item.model_copy(update={"id": record.item.id.model_copy(update={"part": 9})})
+    record.encoded = record.item.model_copy(
+        update={"id": record.item.id.model_copy(update={"part": 9})}
+    ).encode()
     tables[Table.ITEMS][record.item.digest()] = record.encode()
     return "contradicts another entry: an upload of epoch"
 

@@ -27,7 +27,7 @@ from asyncfl.messages import (
     attest_body,
 )
 from asyncfl.record import RecordBook
-from asyncfl.replica.items import ItemRecord, signatures_of
+from asyncfl.replica.item_record import ItemRecord, Signatures
 from node.blobs import BlobStore
 from node.deployment_files import OPERATOR_KEY_FILE, DeploymentDirectory, read_key
 from node.rollback import sign
@@ -90,7 +90,7 @@ class MadeLedger:
         )
         locks = self._votes(Locked.KIND, LockContent(id=item.id, members=item.members).digest(), 3)
         attested = self._votes(Attest.KIND, attest_body(item.id, item.digest()), 2)
-        record = ItemRecord(item, values.nbytes, signatures_of(attested), signatures_of(locks))
+        record = ItemRecord(item.encode(), values.nbytes, Signatures(attested), Signatures(locks))
         self.ledger.add(item)
         self.items.append(item.digest())
         self.rows.append(Put(Table.ITEMS, item.digest(), record.encode()))

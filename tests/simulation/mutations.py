@@ -344,7 +344,7 @@ MUTATIONS = [
     Mutation(
         "fold-by-arrival", "the model is a function of the set of entries", REPLICA + "models:Models._compute",
         "roster_size = len(context.rosters.first.members)",
-        "it = context.ledger.items; roster_size = 99 * next((i.id.cell + 1 for i in reversed(it.values())), 1)",
+        "it = [*context.ledger.items.values()]; roster_size = 99 * next((i.id.cell + 1 for i in reversed(it)), 1)",
         S2,
         by_replica("late-epochs", clients=12, faults=(Hold("Relay", "replica-1", 1.0, 30.0),)),
     ),

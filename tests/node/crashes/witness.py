@@ -25,7 +25,7 @@ from asyncfl.messages import (
     Stored,
     Upload,
 )
-from asyncfl.replica.items import ItemRecord
+from asyncfl.replica.item_record import ItemRecord
 from asyncfl.replica.uploads import seen_key
 from asyncfl.wire import unpack
 
