@@ -49,7 +49,8 @@ soak: install
 	$(PYTHON) scripts/soak.py --minutes 30
 	$(PYTHON) scripts/fuzz.py --inputs 1000000
 	$(PYTHON) scripts/byzantine_demo.py --seeds 3
-	$(PYTHON) -m node.cli simulate --seeds 10000 --replicas 7 --byzantine 2
+	$(PYTHON) -m node.cli simulate --seeds 8500
+	$(PYTHON) -m node.cli simulate --seeds 1500 --replicas 7 --byzantine 2
 
 clean:
 	rm -rf $(VENV) demo-run kill-run soak-run byzantine-run build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -95,6 +95,7 @@ def _poisoning(
     from node.experiment.poisoning.map_plot import draw_map, is_map
     from node.experiment.poisoning.plots import draw_poisoning
     from node.experiment.poisoning.report import drop_table, markdown, table
+    from node.experiment.poisoning.trade_plot import draw_trade, is_trade
 
     wanted = parse_poisoning(text, source=str(file), reduced=reduced)
     _make(out)
@@ -106,7 +107,8 @@ def _poisoning(
         how = "was there" if there else f"{facts['wall_seconds']} s"
         messages.print(
             f"{escape(facts['attack'])}, {100 * facts['malicious']:g} %, groups of {facts['group']}, "
-            f"{facts['rule']}, seed {facts['seed']}: accuracy {facts['accuracy']:.4f} ({how}; {left} left)",
+            f"noise {facts['noise_multiplier']:g}, {facts['rule']}, seed {facts['seed']}: "
+            f"accuracy {facts['accuracy']:.4f} ({how}; {left} left)",
             soft_wrap=True,
         )
 
@@ -115,6 +117,8 @@ def _poisoning(
     if out is not None:
         write_json(result, out / "results.json")
         pictures = [draw_poisoning(result, out), *(draw_map(result, out) if is_map(result) else ())]
+        if is_trade(result):
+            pictures.append(draw_trade(result, out))
         write_whole(out / "tables.md", markdown(result).encode())
         for path in (*pictures, out / "tables.md"):
             messages.print(f"wrote {escape(str(path))}", soft_wrap=True)

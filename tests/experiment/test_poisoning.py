@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 from typer.testing import CliRunner
 
 from asyncfl.errors import ConfigurationError, StorageError
@@ -25,7 +26,10 @@ from node.experiment.poisoning.configuration import Cell, Poisoning, parse_poiso
 from node.experiment.poisoning.course import run_cell
 from node.experiment.poisoning.defence import Defence, Holdout, Learning, make_defence
 from node.experiment.poisoning.grouping import draw_groups, expected_bad
+from node.experiment.poisoning.map_plot import is_map
+from node.experiment.poisoning.report import markdown
 from node.experiment.poisoning.summary import drops, estimate, lines
+from node.experiment.poisoning.trade_plot import draw_trade, is_trade
 from node.experiment.poisoning.training import CohortTrainer
 from node.experiment.poisoning.world import ConvNet, Everybody, Perceptron, World
 from node.training.supervised import SupervisedTask
@@ -39,7 +43,7 @@ FILES = sorted((Path(__file__).parents[2] / "experiments" / "poisoning").glob("*
 def test_the_included_files_are_valid_and_compare_rules_over_three_seeds(file: Path, reduced: bool) -> None:
     found = parse_poisoning(file.read_text(), source=str(file), reduced=reduced)
     assert len(found.seeds) >= 3
-    assert len(found.rules) == 7 or (reduced and "map" in file.stem)
+    assert len(found.rules) == 7 or "trade" in file.stem or (reduced and "map" in file.stem)
     assert found.groups[0] == 1
     assert found.groups[1] > 1
     names = [each.name for each in found.cells()]
@@ -266,7 +270,15 @@ def test_an_interrupted_experiment_goes_on_and_other_settings_begin_anew(tmp_pat
 
 def test_means_spreads_and_what_unseen_attacks_cost() -> None:
     cells = [
-        {"attack": attack, "malicious": 0.2, "group": 1, "rule": "mean", "seed": seed, "accuracy": accuracy}
+        {
+            "attack": attack,
+            "malicious": 0.2,
+            "group": 1,
+            "rule": "mean",
+            "seed": seed,
+            "noise_multiplier": 0.0,
+        }
+        | {"accuracy": accuracy}
         for attack, both in {"a": (0.9, 0.8), "b": (0.7, 0.8), "c": (0.5, 0.7)}.items()
         for seed, accuracy in enumerate(both)
     ]
@@ -381,7 +393,8 @@ class Fixed:
 
 
 def test_noise_is_that_of_each_groups_sum() -> None:
-    quiet, noisy = (course(small(clip=2.0, noise_multiplier=z), group=4) for z in (0.0, 0.5))
+    both = small(clip=2.0, noise_multiplier=[0.0, 0.5])
+    quiet, noisy = (course(both, group=4, noise_multiplier=z) for z in (0.0, 0.5))
     for one in (quiet, noisy):
         one.step(1, None, make_defence("mean", None))
     assert quiet.opened is not None
@@ -390,3 +403,31 @@ def test_noise_is_that_of_each_groups_sum() -> None:
     assert float(noise.std()) == pytest.approx(0.5 * 2.0 / 4, rel=0.05)
     with pytest.raises(ConfigurationError, match="noise_multiplier needs a clip"):
         parse_poisoning(TEXT.replace("epochs", "noise_multiplier = 1.0\nepochs"), source="x")
+    with pytest.raises(ValidationError, match="one noise_multiplier"):
+        small(clip=1.0, noise_multiplier=[0, 1], unseen=["mimic"])
+
+
+def test_levels_of_noise_are_compared_cell_by_cell_and_in_a_picture(tmp_path: Path) -> None:
+    experiment = small(
+        groups=[1, 2, 4],
+        malicious=[0.0, 0.25],
+        epochs=2,
+        clip=1.0,
+        noise_multiplier=[0.0, 1.0],
+        rules=["mean"],
+    )
+    names = [each.name for each in experiment.cells()]
+    assert len(set(names)) == len(names) == 2 * 3 * 2
+    result = run_cells(experiment, tmp_path, None, lambda *_: None)
+    assert {line.label for line in lines(result)} == {
+        "none",
+        "none, noise 1",
+        "sign-flip",
+        "sign-flip, noise 1",
+    }
+    assert {len(line.rules["mean"]) for line in lines(result)} == {1}
+    assert "| sign-flip, noise 1 | 25 % | 4 |" in markdown(result)
+    assert is_trade(result)
+    assert not is_map(result)
+    assert draw_trade(result, tmp_path).stat().st_size > 1000
+    assert not is_trade({"experiment": small(groups=[1, 2, 4]).model_dump()})

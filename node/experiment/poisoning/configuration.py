@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import product
 from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from asyncfl.errors import ConfigurationError
 from asyncfl.poisoning import make_attack
@@ -21,6 +21,12 @@ WITH_REPUTATION: Final = "+reputation"
 """Behind a rule's name: suspect groups are drawn to the centre before the rule sees them, as in the fold."""
 NOBODY: Final = "none"
 """The attack of cells without attackers."""
+
+
+def _listed(value: Any) -> Any:
+    return value if isinstance(value, list) else [value]
+
+
 Fraction = Annotated[float, Field(ge=0, lt=0.5)]
 Share = Annotated[float, Field(gt=0, le=1)]
 
@@ -41,7 +47,7 @@ class Data(_Section):
     """Clean training examples that replicas hold, and no client, for FLTrust and FedAOT."""
     shrink: Annotated[int, Field(ge=1, le=4)] = 1
     """Images are averaged over squares of so many pixels a side."""
-    model: Literal["conv", "perceptron"] = "conv"
+    model: Literal["conv", "perceptron", "softmax"] = "conv"
 
 
 class Learned(_Section):
@@ -59,12 +65,14 @@ class Cell(_Section):
     group: int
     rule: str
     seed: int
+    noise_multiplier: float = 0.0
 
     @property
     def name(self) -> str:
         """For a file."""
         attack = self.attack.replace("|", "-or-").replace("+", "-and-").replace(" ", "")
-        return f"{attack}.{100 * self.malicious:g}.group-{self.group}.{self.rule}.seed-{self.seed}"
+        noise = f".noise-{self.noise_multiplier:g}" if self.noise_multiplier else ""
+        return f"{attack}.{100 * self.malicious:g}.group-{self.group}.{self.rule}.seed-{self.seed}{noise}"
 
 
 class Poisoning(_Section):
@@ -88,8 +96,8 @@ class Poisoning(_Section):
     trained on their untouched data, as in a deployment."""
     clip: Positive | None = None
     """L2 norm that honest updates and opened means are cut to, as the protocol does; absent: no bound."""
-    noise_multiplier: Annotated[float, Field(ge=0)] = 0.0
-    """Of differential privacy: each group's sum has Gaussian noise of so many clips."""
+    noise_multiplier: Annotated[list[Annotated[float, Field(ge=0)]], BeforeValidator(_listed)] = [0.0]
+    """Of differential privacy: each group's sum has Gaussian noise of so many clips. One, or several to compare."""
     evaluate_every: Annotated[int, Field(ge=1)] = 5
     classes: Numbers | None = None
     """Whose accuracy is told separately."""
@@ -118,8 +126,12 @@ class Poisoning(_Section):
             raise ValueError(
                 f"there is no client {max(self.partition.clients)}: they are 0 to {self.clients - 1}"
             )
-        if self.noise_multiplier and self.clip is None:
+        if any(self.noise_multiplier) and self.clip is None:
             raise ValueError("noise_multiplier needs a clip, whose multiple it is")
+        if self.unseen and len(self.noise_multiplier) > 1:
+            raise ValueError(
+                "with unseen attacks, one noise_multiplier: what they cost is a mean over the attacks"
+            )
         training = self.training
         if not training.local_steps or training.proximal or training.seconds or training.most_steps:
             raise ValueError("training needs local_steps, and takes neither proximal nor a budget here")
@@ -129,14 +141,16 @@ class Poisoning(_Section):
         """Seed by seed, so that an interrupted experiment has whole comparisons; without attackers under no attack."""
         every = [*self.attacks, *self.unseen]
         return [
-            Cell(attack=attack, malicious=malicious, group=group, rule=rule, seed=seed)
-            for seed, malicious in product(self.seeds, self.malicious)
+            Cell(
+                attack=attack, malicious=malicious, group=group, rule=rule, seed=seed, noise_multiplier=noise
+            )
+            for seed, malicious, noise in product(self.seeds, self.malicious, self.noise_multiplier)
             for attack, group, rule in product(every if malicious else [NOBODY], self.groups, self.rules)
         ]
 
     def settings(self) -> dict[str, Any]:
         """What a cell's result depends on beside the cell: everything but the lists of cells."""
-        lists = {"name", "seeds", "attacks", "unseen", "malicious", "groups", "rules"}
+        lists = {"name", "seeds", "attacks", "unseen", "malicious", "groups", "rules", "noise_multiplier"}
         return self.model_dump(mode="json", exclude=lists)
 
 

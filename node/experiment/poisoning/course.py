@@ -144,7 +144,7 @@ class Course:
 
     def _noisy(self, means: Tensor, epoch: int) -> Tensor:
         """`means` of this epoch's groups with the noise of each group's sum: `noise_multiplier` times the clip."""
-        multiplier, clip = self.experiment.noise_multiplier, self.experiment.clip
+        multiplier, clip = self.cell.noise_multiplier, self.experiment.clip
         if not multiplier or clip is None:
             return means
         draw = generator("privacy noise", self._seed, epoch)

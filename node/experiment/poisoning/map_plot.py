@@ -13,11 +13,14 @@ from node.experiment.plots import STYLE
 from node.experiment.poisoning.configuration import NOBODY
 from node.experiment.poisoning.summary import estimate
 
+_COORDINATES = ("attack", "malicious", "group", "rule", "noise_multiplier")
+
 
 def is_map(result: dict[str, Any]) -> bool:
-    """Whether there are enough group sizes and fractions for one."""
+    """Whether there are enough group sizes and fractions for one, and one noise."""
     experiment = result["experiment"]
-    return len(experiment["groups"]) > 2 and len(experiment["malicious"]) > 1
+    noises, fractions = experiment["noise_multiplier"], experiment["malicious"]
+    return len(experiment["groups"]) > 2 and len(fractions) > 1 and len(noises) == 1
 
 
 def draw_map(result: dict[str, Any], folder: Path) -> list[Path]:
@@ -72,10 +75,10 @@ def field(result: dict[str, Any], attack: str, rule: str, measure: Any) -> NDArr
     values = np.full(shape, np.nan)
     for row, malicious in enumerate(experiment["malicious"]):
         for column, group in enumerate(experiment["groups"]):
-            wanted = (attack, malicious, group, rule)
+            wanted = (attack, malicious, group, rule, experiment["noise_multiplier"][0])
             cells = [
                 cell for cell in result["cells"]
-                if (cell["attack"], cell["malicious"], cell["group"], cell["rule"]) == wanted
+                if tuple(cell[key] for key in _COORDINATES) == wanted
             ]  # fmt: skip
             found = estimate(measure(cell) for cell in cells)
             if found is not None:

@@ -42,7 +42,7 @@ def draw_poisoning(result: dict[str, Any], folder: Path) -> Path:
 
 
 def _label(line: Line) -> str:
-    attack = line.attack.replace("|", "\n| ").replace("+", "\n+ ")
+    attack = line.label.replace("|", "\n| ").replace("+", "\n+ ")
     seen = "in the clear" if line.group == 1 else f"groups of {line.group}"
     return f"{attack}\n{100 * line.malicious:g} %, {seen}"
 

@@ -29,7 +29,7 @@ def _rows(result: dict[str, Any], measure: str) -> list[list[str]]:
         estimates = [line.of(rule, measure) if rule in line.rules else None for rule in rules]
         if any(estimates):
             shown = ["-" if one is None else one.percent() for one in estimates]
-            found.append([line.attack, f"{100 * line.malicious:g} %", str(line.group), *shown])
+            found.append([line.label, f"{100 * line.malicious:g} %", str(line.group), *shown])
     return found
 
 
@@ -52,7 +52,7 @@ def table(result: dict[str, Any]) -> Table:
     for heading in ("malicious", "group", "rule", *(SHORT[name] for name in measures)):
         made.add_column(heading, justify="left" if heading == "rule" else "right", no_wrap=True)
     for line in lines(result):
-        first = [escape(line.attack), f"{100 * line.malicious:g} %", str(line.group)]
+        first = [escape(line.label), f"{100 * line.malicious:g} %", str(line.group)]
         for rule in line.rules:
             estimates = [line.of(rule, name) for name in measures]
             made.add_row(*first, rule, *("-" if one is None else one.percent() for one in estimates))
@@ -101,7 +101,7 @@ def _attribution(result: dict[str, Any]) -> str:
         bad = sum(cell["bad_groups"] for cell in cells) / len(cells)
         shares = [estimate(each[name] for each in told) for name in ("found", "wrong", "wrong_rare")]
         body.append([
-            line.attack.replace("|", "\\|"), f"{100 * line.malicious:g} %", str(line.group),
+            line.label.replace("|", "\\|"), f"{100 * line.malicious:g} %", str(line.group),
             f"{100 * cells[0]['clean_probability']:.1f}", f"{bad:.1f} of {cells[0]['inputs']}",
             ", ".join(str(each["separated_at"] or "never") for each in told),
             *("-" if share is None else share.percent() for share in shares),

@@ -35,12 +35,18 @@ def estimate(values: Iterable[float | None]) -> Estimate | None:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One attack at one fraction and group size. `rules`: the cells of each rule, by its name."""
+    """One attack at one fraction, group size and noise. `rules`: the cells of each rule, by its name."""
 
     attack: str
     malicious: float
     group: int
+    noise: float
     rules: dict[str, list[dict[str, Any]]]
+
+    @property
+    def label(self) -> str:
+        """The attack, and the noise where there is any."""
+        return f"{self.attack}, noise {self.noise:g}" if self.noise else self.attack
 
     def of(self, rule: str, measure: str) -> Estimate | None:
         return estimate(cell[measure] for cell in self.rules[rule])
@@ -48,9 +54,9 @@ class Line:
 
 def lines(result: dict[str, Any]) -> list[Line]:
     """In the order of the file, seeds put together."""
-    found: dict[tuple[str, float, int], dict[str, list[dict[str, Any]]]] = {}
+    found: dict[tuple[str, float, int, float], dict[str, list[dict[str, Any]]]] = {}
     for cell in result["cells"]:
-        key = (cell["attack"], cell["malicious"], cell["group"])
+        key = (cell["attack"], cell["malicious"], cell["group"], cell["noise_multiplier"])
         found.setdefault(key, {}).setdefault(cell["rule"], []).append(cell)
     return [Line(*key, rules) for key, rules in found.items()]
 

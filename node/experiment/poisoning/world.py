@@ -154,9 +154,22 @@ class Perceptron(nn.Module):
         return logits
 
 
+class Softmax(nn.Module):
+    """Multinomial regression; takes uint8 images [b, ...], gives logits [b, classes]."""
+
+    def __init__(self, pixels: int, classes: int) -> None:
+        super().__init__()
+        self.classifier = nn.Linear(pixels, classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.classifier(images.flatten(1).to(self.classifier.weight.dtype) / 127.5 - 1)
+        return logits
+
+
 def _builder(data: Data, inputs: Tensor, classes: int) -> Callable[[], nn.Module]:
-    if data.model == "perceptron":
+    if data.model != "conv":
+        kind = Perceptron if data.model == "perceptron" else Softmax
         pixels = int(inputs[0].numel())
-        return lambda: Perceptron(pixels, classes)
+        return lambda: kind(pixels, classes)
     channels = 1 if inputs.dim() == 3 else 3
     return lambda: ConvNet(channels, classes)
