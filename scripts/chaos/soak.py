@@ -20,7 +20,7 @@ from node.deployment_files import DeploymentDirectory
 
 SETTLE_SECONDS: Final = 120.0
 """For the honest replicas to agree, once nothing is done to them any more."""
-ENTRY_BYTES: Final = 6 << 10
+ENTRY_BYTES: Final = 5 << 10
 """Of a replica's memory for each entry, which it remembers for ever: measured, see docs/results/soak.md."""
 LEARNT: Final = 0.8
 """Least accuracy at the end."""
