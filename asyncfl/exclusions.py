@@ -49,9 +49,13 @@ class Exclusion:
         """Whether every entry counts."""
         return not (self.entries or self.clients or self.spans)
 
+    def covers(self, epoch: int) -> bool:
+        """Whether all entries of `epoch` are left out."""
+        return any(first <= epoch <= last for first, last in self.spans)
+
     def excludes(self, name: bytes, item: Item) -> bool:
         """Whether the model leaves out the entry `item`, whose digest is `name`."""
-        if name in self.entries or any(first <= item.id.epoch <= last for first, last in self.spans):
+        if name in self.entries or self.covers(item.id.epoch):
             return True
         return any(member.client in self.clients for member in item.members)
 

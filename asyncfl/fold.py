@@ -73,7 +73,7 @@ def expected_members(link: Link, roster_size: int) -> int:
     `roster_size` is the first roster's: later ones are not in the version, and must not change its model.
     """
     before = islice(link.back(), 1, 1 + EXPECTED_ROWS)
-    return compute_expected([sum(len(item.members) for item in each.items) for each in before], roster_size)
+    return compute_expected([each.members for each in before], roster_size)
 
 
 @dataclass(frozen=True, slots=True)

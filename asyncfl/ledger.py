@@ -45,6 +45,21 @@ def compute_origin(deployment: bytes) -> bytes:
     return digest("asyncfl/1/ledger", deployment)
 
 
+class Items(Kept[bytes, Item]):
+    """Items by digest, and what the chain asks of thousands of them without decoding any."""
+
+    __slots__ = ("members",)
+
+    def __init__(self) -> None:
+        super().__init__(bytes, Item)
+        self.members: dict[bytes, int] = {}
+        """How many members each has."""
+
+    def __setitem__(self, name: bytes, item: Item) -> None:
+        super().__setitem__(name, item)
+        self.members[name] = len(item.members)
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Link:
     """The chain after one row: with all links before it, a version and all that the fold needs of it.
@@ -68,13 +83,18 @@ class Link:
         """The entries of the row, in its order."""
         return tuple(map(Item.decode, self.encoded))
 
-    def after(self, row: Row, items: Kept[bytes, Item]) -> Link:
+    @property
+    def members(self) -> int:
+        """Members of the entries of the row."""
+        return self.memberships - (0 if self.before is None else self.before.memberships)
+
+    def after(self, row: Row, items: Items) -> Link:
         """The link after one more row, whose items must be in `items`."""
         return Link(
             row.epoch,
             compute_chain(self.chain, (row,)),
             self.entries + len(row.items),
-            self.memberships + sum(len(items[name].members) for name in row.items),
+            self.memberships + sum(items.members[name] for name in row.items),
             row,
             tuple(map(items.encoded, row.items)),
             self,
@@ -114,7 +134,7 @@ class Ledger:
 
     def __init__(self, deployment: bytes) -> None:
         self.origin = compute_origin(deployment)
-        self.items = Kept[bytes, Item](bytes, Item)
+        self.items = Items()
         self.by_id = Kept[GroupId, bytes](GroupId, bytes)
         self.included: dict[tuple[bytes, int], bytes] = {}
         """(client, epoch) of every upload in an entry, and that entry's item digest."""
@@ -130,6 +150,8 @@ class Ledger:
         self._outdated: int | None = None
         """The row from which on both wait to be computed anew: when somebody looks, not for each item."""
         self.exclusion = Exclusion()
+        self._of_excluded: set[bytes] = set()
+        """Entries with a member who is excluded."""
         self.start = Link(0, self.origin)
         """Before the first row."""
 
@@ -150,6 +172,8 @@ class Ledger:
         self.items[name] = item
         self.by_id[item.id] = name
         for member in item.members:
+            if member.client in self.exclusion.clients:
+                self._of_excluded.add(name)
             self.included[member.client, member.epoch] = name
             self.counts[member.client] = self.counts.get(member.client, 0) + 1
         epoch = item.id.epoch
@@ -191,14 +215,21 @@ class Ledger:
         """From now on the model leaves out what `exclusion` says, and nothing else."""
         self._relink()
         self.exclusion = exclusion
+        out = exclusion.clients
+        self._of_excluded = (
+            {name for (client, _), name in self.included.items() if client in out} if out else set()
+        )
         self._recount(0)
 
     def _counting(self, row: Row) -> Row | None:
         """A row without the entries that are excluded; None if that leaves nothing."""
-        exclusion, items = self.exclusion, self.items
+        exclusion = self.exclusion
         if exclusion.is_empty:
             return row
-        names = tuple(name for name in row.items if not exclusion.excludes(name, items[name]))
+        if exclusion.covers(row.epoch):
+            return None
+        out, of = exclusion.entries, self._of_excluded
+        names = tuple(name for name in row.items if name not in out and name not in of)
         if len(names) == len(row.items):
             return row
         return Row(epoch=row.epoch, items=names) if names else None

@@ -54,8 +54,9 @@ def find_window(link: Link, federation: Federation, rule: GroupRule) -> Window |
     groups = 0
     for each in islice(link.back(), WINDOW_ROWS):
         links.append(each)
-        coordinators.update(item.id.coordinator for item in each.items)
-        groups += len(each.items)
+        items = each.items
+        coordinators.update(item.id.coordinator for item in items)
+        groups += len(items)
         if len(coordinators) >= federation.parameters.quorum and rule.suffices(groups):
             return Window(tuple(reversed(links)), groups)
     return None
