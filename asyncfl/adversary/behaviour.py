@@ -163,7 +163,8 @@ class Attacker:
     """A behaviour in the registry: what it tries, and the rule that stops it (protocol page).
 
     `without` names the defects (tests/simulation/mutations.py) under which it succeeds; empty where no rule stops it
-    alone, or where it only wastes time.
+    alone, or where it only wastes time. `beside` is the attack of a colluding replica without which there is nothing to
+    do.
     """
 
     name: str
@@ -172,6 +173,12 @@ class Attacker:
     rule: str
     make: Callable[[Insider], Behaviour]
     without: tuple[str, ...] = ()
+    beside: str | None = None
+
+    @property
+    def least_byzantine(self) -> int:
+        """Malicious replicas that it takes."""
+        return (self.role == "replica") + (self.beside is not None)
 
 
 ATTACKERS: Final[dict[str, Attacker]] = {}
@@ -181,14 +188,14 @@ _Class = TypeVar("_Class", bound=type[Behaviour])
 
 
 def attacker(
-    name: str, role: Role, *, tries: str, rule: str, without: tuple[str, ...] = ()
+    name: str, role: Role, *, tries: str, rule: str, without: tuple[str, ...] = (), beside: str | None = None
 ) -> Callable[[_Class], _Class]:
     """Enter a behaviour into the registry."""
 
     def register(behaviour: _Class) -> _Class:
         if name in ATTACKERS:
             raise LocalProtocolError(f"there are two attackers {name!r}")
-        ATTACKERS[name] = Attacker(name, role, tries, rule, behaviour, without)
+        ATTACKERS[name] = Attacker(name, role, tries, rule, behaviour, without, beside)
         return behaviour
 
     return register
@@ -204,6 +211,8 @@ class Malicious:
         self.machine = machine
         self.behaviour = behaviour
         self._began = began
+        self.acted = 0
+        """How often something else was done, said or heard than an honest node would have: 0 shows no attack."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.machine, name)
@@ -213,17 +222,26 @@ class Malicious:
         bent: list[Effect] = []
         for effect in effects:
             if isinstance(effect, Send):
-                said = self.behaviour.says(effect.peer, effect.message)
+                said = [*self.behaviour.says(effect.peer, effect.message)]
+                self.acted += said != [effect.message]
                 bent.extend(Send(effect.peer, message) for message in said)
             else:
-                bent.extend(self.behaviour.does(effect))
-        return bent + self.behaviour.take()
+                done = [*self.behaviour.does(effect)]
+                self.acted += len(done) != 1 or done[0] is not effect
+                bent.extend(done)
+        return bent + self._taken()
+
+    def _taken(self) -> list[Effect]:
+        own = self.behaviour.take()
+        self.acted += len(own)
+        return own
 
     def accepts(self, peer: bytes) -> bool:
         return self.machine.accepts(peer)
 
     def start(self, now: float) -> list[Effect]:
         self.behaviour.begins()
+        self.acted += type(self.behaviour).begins is not Behaviour.begins
         return self._bend(self.machine.start(now), now)
 
     def connected(self, peer: bytes, now: float) -> list[Effect]:
@@ -236,14 +254,16 @@ class Malicious:
         self.behaviour.now = now - self._began
         self.behaviour.me.coven.saw(peer, message)
         bent: list[Effect] = []
-        for told in self.behaviour.hears(peer, message):
+        heard = [*self.behaviour.hears(peer, message)]
+        self.acted += heard != [message]
+        for told in heard:
             bent += self._bend(self.machine.receive(peer, told, now), now)
-        return bent + self.behaviour.take()
+        return bent + self._taken()
 
     def tick(self, now: float) -> list[Effect]:
         bent = self._bend(self.machine.tick(now), now)
         self.behaviour.acts()
-        return bent + self.behaviour.take()
+        return bent + self._taken()
 
     def computed(self, key: tuple[Any, ...], result: Any, now: float) -> list[Effect]:
         return self._bend(self.machine.computed(key, result, now), now)
@@ -261,4 +281,4 @@ class Malicious:
         return self.machine.referenced_blobs()
 
     def status(self, now: float) -> dict[str, Any]:
-        return self.machine.status(now)
+        return {**self.machine.status(now), "misbehaved": self.acted}

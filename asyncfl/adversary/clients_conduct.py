@@ -77,7 +77,7 @@ class MinutesLate(FeignedSlowness):
 @attacker(
     "upload-and-vanish", CLIENT,
     tries="announces uploads and never sends their bytes",
-    rule="nothing is vouched for before it is verified and on disk (section 4, step 3)",
+    rule="overdue clients are left out: who waits for the bytes goes on without them (section 5)",
     without=("nobody-is-overdue",),
 )  # fmt: skip
 class UploadAndVanish(Behaviour):
@@ -216,7 +216,7 @@ class FloodOfUploads(Behaviour):
 
 @attacker(
     "forged-leave", CLIENT,
-    tries="replays and forges LEAVEs, in its own and others' names",
+    tries="forges LEAVEs, in its own and others' names",
     rule="a LEAVE is signed, and speaks for the channel it comes from alone (sections 5 and 7)",
     without=("leaves-unsigned",),
 )  # fmt: skip

@@ -14,7 +14,7 @@ from asyncfl.digest import digest
 from asyncfl.effects import Compute, Effect
 from asyncfl.masking.proof import check_products, project, projection_matrix
 from asyncfl.masking.protect import SALT_BYTES
-from asyncfl.messages import Manifest, Message, Upload
+from asyncfl.messages import Manifest, ManifestCore, Message, Upload
 from asyncfl.ring.packing import packed_bytes
 
 CLIENT: Role = "client"
@@ -114,17 +114,22 @@ class OffThePolynomial(Dealer):
     "replicas show the shares in them as evidence against it",
     rule="a commitment names its dealer, and a share that opens none is shown to nobody (section 3)",
     without=("commitments-of-nobody",),
+    beside="front-behind",
 )  # fmt: skip
 class CopiedShares(Dealer):
+    @property
+    def seen(self) -> list[ManifestCore]:
+        """Of honest clients."""
+        coven = self.me.coven
+        cores = (manifest.core for manifest in coven.manifests.values())
+        return [core for core in cores if core.client not in coven.identities]
+
+    def does(self, effect: Effect) -> Iterable[Effect]:
+        return super().does(effect) if self.seen else (effect,)
+
     def tamper(self, dealing: Dealing) -> tuple[Manifest, bytes]:
-        seen = [
-            manifest.core
-            for manifest in self.me.coven.manifests.values()
-            if manifest.core.client not in self.me.coven.identities
-        ]
-        if not seen:
-            return dealing.rebuild()
-        return dealing.rebuild(boxes=seen[-1].boxes, share_digests=seen[-1].share_digests)
+        last = self.seen[-1]
+        return dealing.rebuild(boxes=last.boxes, share_digests=last.share_digests)
 
 
 @attacker(
@@ -212,7 +217,7 @@ class SharesAfterTheProof(ProofShopping):
 
 @attacker(
     "far-beyond-the-clip", CLIENT,
-    tries="adds half the modulus to coordinates of its payload",
+    tries="adds a quarter of the modulus to coordinates of its payload",
     rule="every opened mean is clipped to what honest members could reach (section 6)",
     without=("sums-unclipped",),
 )  # fmt: skip

@@ -203,6 +203,7 @@ class ForeignCell(Hoarding):
     tries="signs locks of whatever anybody asks for, conflicting ones too",
     rule="two sets of n-t signers share an honest one (section 4, step 5)",
     without=("one-lock-fewer",),
+    beside="differencing",
 )  # fmt: skip
 class SignsConflicts(Behaviour):
     def says(self, peer: bytes, message: Message) -> Iterable[Message]:

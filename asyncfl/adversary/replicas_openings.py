@@ -105,6 +105,7 @@ class RandomSums(Answering):
     tries="answers with errors that cancel against a colluder's, so that an honest answer seems to be the wrong one",
     rule="an answer is evidence of a lie only once n-t answers lie on one polynomial (section 4, step 7)",
     without=("blame-by-few",),
+    beside="frame-up",
 )  # fmt: skip
 class FrameUp(Answering):
     """Two liars a, b and one honest replica h open by the right secret: w_a e_a + w_b e_b = 0 for the weights at 0."""

@@ -245,6 +245,12 @@ def _draw_attacks(
     if pool["client"]:
         for i in rng.permutation(clients)[: int(rng.integers(1 if attack else 0, 3))]:
             attacks.append(Attack(f"client-{i}", str(rng.choice(pool["client"]))))
+    beside = None if attack is None else ATTACKERS[attack].beside
+    if beside is not None:
+        # One liar of each kind; a client's attack takes a replica that colludes.
+        liars = [each.node for each in attacks if each.node.startswith("replica")]
+        node = liars[-1] if liars else f"replica-{rng.integers(0, replicas)}"
+        attacks = [each for each in attacks if each.node != node] + [Attack(node, beside)]
     return tuple(attacks)
 
 

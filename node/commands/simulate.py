@@ -59,7 +59,7 @@ def simulate(
             f"{(replicas - 1) // 3}, or --replicas {3 * byzantine + 1}"
         )
     if attack is not None:
-        _check_attack(attack)
+        _check_attack(attack, byzantine)
     campaign = Campaign(seeds, first_seed, replicas, byzantine, attack, workers or os.cpu_count() or 1)
     started = time.perf_counter()
     outcomes = []
@@ -86,11 +86,17 @@ def simulate(
         raise typer.Exit(int(ExitCode.FAILED))
 
 
-def _check_attack(name: str) -> None:
+def _check_attack(name: str, byzantine: int) -> None:
     from asyncfl.adversary import ATTACKERS
 
     if name not in ATTACKERS:
         raise ConfigurationError(f"there is no attack {name!r}; `asyncfl simulate --attack list` lists them")
+    least = ATTACKERS[name].least_byzantine
+    if byzantine < least:
+        raise ConfigurationError(
+            f"{name} takes {least} malicious replica{'s' * (least > 1)}: use --byzantine {least}, and --replicas "
+            f"{3 * least + 1} at least"
+        )
 
 
 def _list_attacks() -> None:

@@ -22,8 +22,8 @@ from chaos.gauges import Life, Sample
 WARM_UP_SECONDS: Final = 900.0
 SHORTEST_SECONDS: Final = 300.0
 MIB: Final = 1 << 20
-LEAK_MIB_PER_HOUR: Final = 24.0
-"""Beyond what entries account for: 6 MiB in a quarter of an hour, which is what bounded tables may still lack. A leak
+LEAK_MIB_PER_HOUR: Final = 20.0
+"""Beyond what entries account for: 5 MiB in a quarter of an hour, which is what bounded tables may still lack. A leak
 of one upload of digits (33 kB) every five seconds would be found."""
 DESCRIPTORS: Final = 8
 """By which the median of a life's last third may exceed that of its first."""

@@ -38,6 +38,11 @@ class Hostile:
         felt = status.get("connected") or status.get("bytes_out")
         return bool(status.get("pid") == self.process.pid and felt)
 
+    @property
+    def misbehaved(self) -> int:
+        """How often it did something else than an honest node, by its own account."""
+        return int(read_status(self.files, self.name).get("misbehaved", 0))
+
     def end(self) -> None:
         self.process.send_signal(signal.SIGTERM)
         try:

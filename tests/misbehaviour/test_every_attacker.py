@@ -19,6 +19,8 @@ REPLICAS, CLIENTS = (
 )
 PAIRS = [*zip(REPLICAS, cycle(CLIENTS), strict=False)]
 """Each attack of a replica, with one of a client beside it."""
+WITHOUT_OCCASION = {name for name, attacker in ATTACKERS.items() if attacker.beside} | {*TRANSPORT_ATTACKS}
+"""They take a colluding replica, of which a pair has none; those on the transport give no account of themselves."""
 EPOCHS = 3
 
 
@@ -38,9 +40,11 @@ def test_training_goes_on_and_nothing_honest_breaks(tmp_path: Path, pair: tuple[
             epoch = made.epoch
             made.until(f"{EPOCHS} epochs more", lambda: made.epoch >= epoch + EPOCHS)
             logs = [each.log.read_text() for each in hostile]
+            idle = {name for name, each in zip(pair, hostile, strict=True) if not each.misbehaved}
         finally:
             for each in hostile:
                 each.end()
+        assert idle <= WITHOUT_OCCASION, "it did what an honest node does"
         assert not made.errors(0)
         assert all("MISBEHAVIOUR" in log and "Traceback" not in log for log in logs)
         liars = {made.files.deployment.replica(REPLICA).key, made.files.deployment.client(CLIENT).key}

@@ -15,6 +15,8 @@ from chaos.plan import Cast, Kind, Misfortune, draw
 from chaos.verdict import LEAK_MIB_PER_HOUR, MIB, judge, theil_sen
 from chaos.weather import Fault
 
+LEAK = 33e3 / 5 * 3600 / MIB
+"""MiB an hour: an upload of digits every five seconds."""
 CAST = Cast(
     honest=tuple(f"replica-{j}" for j in range(6)),
     liars=("replica-6",),
@@ -72,11 +74,11 @@ def life(mib_per_hour: float, *, descriptors_per_hour: float = 0.0, minutes: flo
 
 
 def test_a_slow_leak_is_found_through_noise_and_jumps() -> None:
-    flat, leaking = judge(life(0.0), 0.0, 0.0), judge(life(2 * LEAK_MIB_PER_HOUR), 0.0, 0.0)
+    flat, leaking = judge(life(0.0), 0.0, 0.0), judge(life(LEAK), 0.0, 0.0)
     assert flat is not None
     assert leaking is not None
     assert flat.mib_per_hour == pytest.approx(0.0, abs=2.0)
-    assert leaking.mib_per_hour == pytest.approx(2 * LEAK_MIB_PER_HOUR, abs=2.0)
+    assert leaking.mib_per_hour == pytest.approx(LEAK, abs=2.0)
     assert flat.failures == []
     assert ["memory grew" in failure for failure in leaking.failures] == [True]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from asyncfl.adversary import ATTACKERS, Attacker
+from asyncfl.adversary import ATTACKERS, Attacker, Malicious
 from asyncfl.simulation.attackers import Attack
 from asyncfl.simulation.deployment import Simulation
 from asyncfl.simulation.faults import Crash
@@ -17,6 +17,8 @@ from asyncfl.simulation.trial import run
 CLIENTS, EPOCHS = 8, 2
 DRAIN = 40.0
 """Virtual seconds that late uploads are given before those of pairs are counted."""
+OCCASIONS = dict.fromkeys(("minority-of-its-cell", "riders-of-the-future", "foreign-cell"), 16)
+"""Clients, where an attack takes more than one cell of its own."""
 LEAST = 0.35
 """Part of honest clients' uploads that is opened under any attack: those of the attackers' own cells are lost, and
 with eight clients in two cells that is half of them."""
@@ -29,23 +31,36 @@ WORST = (
 
 def arrange(attacker: Attacker, replicas: int = 4, byzantine: int = 1, clients: int = CLIENTS) -> Scenario:
     """All t replicas, or two clients, do this."""
+    byzantine = max(byzantine, attacker.least_byzantine)
     names = (
         [f"replica-{j}" for j in range(byzantine)]
         if attacker.role == "replica"
         else ["client-0", f"client-{clients // 2}"]
     )
-    attacks = tuple(Attack(name, attacker.name) for name in names)
-    return Scenario(1, replicas, byzantine, clients, epochs=EPOCHS, attacks=attacks)
+    attacks = [Attack(name, attacker.name) for name in names]
+    if attacker.beside is not None:
+        beside = f"replica-{byzantine - 1}"
+        attacks = [each for each in attacks if each.node != beside] + [Attack(beside, attacker.beside)]
+    replicas, clients = max(replicas, 3 * byzantine + 1), max(clients, 14 if byzantine > 1 else 0)
+    return Scenario(1, replicas, byzantine, clients, epochs=EPOCHS, attacks=tuple(attacks))
 
 
 @pytest.mark.parametrize("attacker", [*ATTACKERS.values()], ids=lambda attacker: attacker.name)
 def test_an_attack_is_stopped(attacker: Attacker) -> None:
-    scenario, attended = arrange(attacker), list[Simulation]()
+    scenario, attended = arrange(attacker, clients=OCCASIONS.get(attacker.name, CLIENTS)), list[Simulation]()
     outcome = run(scenario, attend=attended.append)
     assert outcome.kind is None, (outcome.violations[:3], outcome.stalled)
     assert outcome.entries >= EPOCHS
     assert outcome.included >= LEAST * outcome.sent
     assert errors_of_honest_nodes(attended[0], scenario) <= {"evidence"}
+    assert acted(attended[0], scenario, attacker), "nothing was stopped: it did what an honest node does"
+
+
+def acted(simulation: Simulation, scenario: Scenario, attacker: Attacker) -> bool:
+    """Whether anybody who was to attack did anything that an honest node would not have done."""
+    nodes = {node.name: node for node in simulation.network.nodes.values()}
+    machines = [nodes[each.node].machine for each in scenario.attacks if each.name == attacker.name]
+    return any(machine.acted > 0 for machine in machines if isinstance(machine, Malicious))
 
 
 def errors_of_honest_nodes(simulation: Simulation, scenario: Scenario) -> set[str]:

@@ -8,6 +8,7 @@ import sys
 import pytest
 from typer.testing import CliRunner
 
+from asyncfl.adversary import ATTACKERS
 from asyncfl.client import Client
 from asyncfl.client.context import State
 from asyncfl.replica.gossip import RECENT_ROWS
@@ -157,3 +158,18 @@ def test_attacks_are_listed_and_unknown_ones_refused() -> None:
     assert "differencing" in listed.stdout
     refused = CliRunner().invoke(app, ["simulate", "--attack", "politeness"])
     assert refused.exit_code == 2
+
+
+@pytest.mark.parametrize(("attack", "least"), [("frame-up", 2), ("signs-conflicts", 2), ("copied-shares", 1)])
+def test_an_attack_that_takes_a_colluder_is_drawn_with_one_and_refused_without(
+    attack: str, least: int
+) -> None:
+    too_few = ["--replicas", "4", "--byzantine", str(least - 1)]
+    refused = CliRunner().invoke(app, ["simulate", "--attack", attack, "--seeds", "1", *too_few])
+    assert refused.exit_code == 2
+    for seed in range(5):
+        attacks = draw(seed, replicas=7, byzantine=2, attack=attack).attacks
+        told = {each.name for each in attacks}
+        assert told == {attack, ATTACKERS[attack].beside}
+        liars = [each.node for each in attacks if each.node.startswith("replica")]
+        assert len(liars) == len(set(liars)) == least
