@@ -2,15 +2,16 @@
 
     python scripts/attack_table.py --seeds 3 --output docs/results/attacks.md
 
-n = 4 replicas, t = 1, 12 clients in cells of 3, 3 epochs, no other misfortune; the same seeds for every attack. All t
-replicas do it, or two of the clients. What is trained is a classifier of the digits that scikit-learn ships, small
-enough for the simulator: softmax on nine principal components, 100 coordinates, which start at zero.
+n = 4 replicas, t = 1, 12 clients in cells of 3, 3 epochs, no other misfortune; the same seeds for every attack. A
+replica does it, or two of the clients; pairs of replicas collude at n = 7, t = 2, with 21 clients. What is trained
+is a classifier of the digits that scikit-learn ships, small enough for the simulator: softmax on nine principal
+components, 100 coordinates, which start at zero.
 """
 
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from statistics import mean, stdev
@@ -30,6 +31,13 @@ from asyncfl.simulation.trial import Outcome, run
 from node.training.digits import digits
 
 CLIENTS, EPOCHS = 12, 3
+PAIRS = (
+    ("frame-up", "frame-up"), ("differencing", "signs-conflicts"), ("disjoint-groupings", "waits-for-restarts"),
+    ("random-sums", "invented-items"), ("forged-models", "steals-uploads"), ("false-taken-over", "refuses-locks"),
+    ("drop-updates", "biased-inclusion"), ("drop-updates", "never-locks"), ("models-of-nothing", "slow"),
+    ("minority-of-its-cell", "stored-lies"),
+)  # fmt: skip
+"""Every attack of the worst pairs in the tests, and those that cost most alone."""
 DRAIN = 60.0
 """Virtual seconds that uploads are given to be opened after the last client is done."""
 HELD_OUT = 90
@@ -40,27 +48,28 @@ STEPS, LEARNING_RATE = 5, 0.2
 
 HEAD = f"""# Attacks: what honest clients lose
 
-`python scripts/attack_table.py --seeds {{seeds}} --output docs/results/attacks.md`: {{seeds}} simulated runs for each
-attack, `n = 4`, `t = 1`, {CLIENTS} clients in four cells of 3, {EPOCHS} epochs, the same seeds throughout, no other
-misfortune. The attacker is replica 0, or clients 0 and 6. *entries/s* are opened groups for each virtual second until
-the last honest client is done (trainings take 0.2 to 2 s); *opened* are uploads of honest clients in the ledger
-{DRAIN:g} s later, of those that they made (each costs privacy budget, opened or not); *violations* are breaches of S1
-to S4 among honest nodes, *stalled* runs in which somebody waits for ever; *accuracy* is that of
-the newest model that an honest replica holds certified at the end, in per cent, mean over the runs and standard
-deviation: softmax on nine principal components of the digits (100 coordinates), {STEPS} steps at rate
-{LEARNING_RATE:g} a training, 900 test images. It is still rising after {EPOCHS} epochs: uploads that are lost show in
-it, and values that were injected would. A replica coordinates a quarter of the cells here: attacks that lose their own
-cells cost these, and some that come late ([lost cells](lost-cells.md)). Attacks on the transport are measured
-[at the sockets](transport.md).
+`python scripts/attack_table.py --seeds {{seeds}} --output docs/results/attacks.md`: {{seeds}} simulated runs for
+each attack, `n = 4`, `t = 1`, {CLIENTS} clients in four cells of 3, {EPOCHS} epochs, the same seeds throughout, no
+other misfortune. The attacker is replica 0, or clients 0 and 6; with `copied-shares` replica 0 tells them what it
+sees. Pairs of colluders attack `n = 7`, `t = 2` and 21 clients in seven cells. *entries/s* are opened groups for
+each virtual second until the last honest client is done (trainings take 0.2 to 2 s); *opened* are uploads of honest
+clients in the ledger {DRAIN:g} s later, of those that they made (each costs privacy budget, opened or not);
+*violations* are breaches of S1 to S4 among honest nodes, *stalled* runs in which somebody waits for ever;
+*accuracy* is that of the newest model that an honest replica holds certified at the end, in per cent, mean over the
+runs and standard deviation: softmax on nine principal components of the digits (100 coordinates), {STEPS} steps at
+rate {LEARNING_RATE:g} a training, 900 test images. It is still rising after {EPOCHS} epochs: uploads that are lost
+show in it, and values that were injected would. A replica coordinates a quarter of the cells here: attacks that
+lose their own cells cost these, and some that come late ([lost cells](lost-cells.md)). Attacks on the transport are
+measured [at the sockets](transport.md).
 """
 
 
 class Data:
     """The digits, as features: the first nine principal components of all training images, and a one."""
 
-    def __init__(self) -> None:
-        examples = digits(clients=CLIENTS, held_out=HELD_OUT).examples
-        parts = [examples.client(index) for index in range(CLIENTS)]
+    def __init__(self, clients: int) -> None:
+        examples = digits(clients=clients, held_out=HELD_OUT).examples
+        parts = [examples.client(index) for index in range(clients)]
         components = PCA(COMPONENTS).fit(torch.cat([inputs for inputs, _ in parts]).numpy())
 
         def features(inputs: Tensor) -> Tensor:
@@ -151,13 +160,34 @@ class Line:
         )
 
 
-def scenario(seed: int, attacker: Attacker | None) -> Scenario:
-    if attacker is None:
-        nodes: tuple[str, ...] = ()
-    else:
-        nodes = ("replica-0",) if attacker.role == "replica" else ("client-0", "client-6")
-    attacks = tuple(Attack(node, attacker.name) for node in nodes if attacker is not None)
-    return Scenario(seed, 4, 1, CLIENTS, epochs=EPOCHS, attacks=attacks)
+def alone(attacker: Attacker) -> tuple[Attack, ...]:
+    """Replica 0, or clients 0 and 6 and the replica that they need."""
+    if attacker.role == "replica":
+        return (Attack("replica-0", attacker.name),)
+    helpers = () if attacker.beside is None else (Attack("replica-0", attacker.beside),)
+    return (Attack("client-0", attacker.name), Attack("client-6", attacker.name), *helpers)
+
+
+def sections() -> dict[str, list[tuple[str, Scenario]]]:
+    """Scenarios of seed 0, by heading and by row."""
+    nobody = Scenario(0, 4, 1, CLIENTS, epochs=EPOCHS)
+    found: dict[str, list[tuple[str, Scenario]]] = {}
+    for role in ("replica", "client"):
+        rows = [
+            (f"`{name}`", replace(nobody, attacks=alone(attacker)))
+            for name, attacker in sorted(ATTACKERS.items())
+            if attacker.role == role and attacker.least_byzantine <= 1
+        ]
+        found[f"Of a {role}"] = [("none", nobody), *rows]
+    of_seven = Scenario(0, 7, 2, 21, epochs=EPOCHS)
+    pairs = [
+        (" and ".join(f"`{name}`" for name in pair), replace(
+            of_seven, attacks=tuple(Attack(f"replica-{j}", name) for j, name in enumerate(pair))
+        ))
+        for pair in PAIRS
+    ]  # fmt: skip
+    found["Of two colluding replicas of seven"] = [("none", of_seven), *pairs]
+    return found
 
 
 def main() -> None:
@@ -165,18 +195,18 @@ def main() -> None:
     arguments.add_argument("--seeds", type=int, default=3)
     arguments.add_argument("--output", type=Path, required=True)
     chosen = arguments.parse_args()
-    data = Data()
     lines = [HEAD.format(seeds=chosen.seeds)]
-    for role in ("replica", "client"):
+    data = {clients: Data(clients) for clients in (CLIENTS, 21)}
+    for heading, rows in sections().items():
         lines += [
-            f"## Of a {role}\n",
+            f"## {heading}\n",
             "| attack | entries/s | opened | wasted | accuracy | violations | stalled |",
             "|---|---|---|---|---|---|---|",
         ]
-        attackers = sorted((a for a in ATTACKERS.values() if a.role == role), key=lambda a: a.name)
-        for attacker in (None, *attackers):
-            runs = tuple(Trained(data, scenario(seed, attacker)) for seed in range(1, chosen.seeds + 1))
-            lines.append(str(Line("none" if attacker is None else f"`{attacker.name}`", runs)))
+        for name, scenario in rows:
+            seeds = range(1, chosen.seeds + 1)
+            runs = tuple(Trained(data[scenario.clients], replace(scenario, seed=seed)) for seed in seeds)
+            lines.append(str(Line(name, runs)))
             print(lines[-1], flush=True)
         lines.append("")
     chosen.output.write_text("\n".join(lines))

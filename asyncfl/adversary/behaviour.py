@@ -281,4 +281,5 @@ class Malicious:
         return self.machine.referenced_blobs()
 
     def status(self, now: float) -> dict[str, Any]:
-        return {**self.machine.status(now), "misbehaved": self.acted}
+        told = self.machine.status(now)
+        return {**told, "misbehaved": self.acted + told.get("misbehaved", 0)}
