@@ -121,6 +121,6 @@ def test_every_attack_of_the_simulator_goes_around_a_real_nodes_machine_and_show
     mine, other = ("replica-0", "replica-1") if role == "replica" else ("client-0", "client-1")
     misconduct = Misconduct.of(name, role, (other,))
     bent = misconduct.machine(drill, drill.identity(mine), Idle())
-    assert bent.status(0.0) == {"state": "up", "misbehaving": name}
+    assert bent.status(0.0) == {"state": "up", "misbehaved": 0, "misbehaving": name}
     assert misconduct.coven is not None
     assert misconduct.coven.identities.keys() == {drill.identity(each).public for each in (mine, other)}
