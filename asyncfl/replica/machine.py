@@ -300,8 +300,8 @@ class Replica:
             self.uploads.rejected(name, error)
         elif kind == OPEN and isinstance(error, OpeningError | InvalidItem):
             self.opening.open_failed(name, str(error))
-        elif isinstance(error, BlobMissing) and self._is_settled(kind, name):
-            pass  # The entry came by another way while the job ran, and the uploads went.
+        elif isinstance(error, BlobMissing) and self._is_gone(kind, name):
+            pass
         elif isinstance(error, StorageError):
             raise error
         else:
@@ -353,11 +353,11 @@ class Replica:
         self.models.progress()
         return self.context.take_effects()
 
-    def _is_settled(self, kind: str, name: bytes) -> bool:
-        """Whether nobody needs the result of a job on an upload or a group any more."""
+    def _is_gone(self, kind: str, name: bytes) -> bool:
+        """Whether the uploads went while a job worked on them: their entry came by another way, or they got too old."""
         if kind == VERIFY:
             return name not in self.uploads.records
-        return kind == OPEN and not self.opening.is_open(name)
+        return kind == OPEN and not self.opening.can_open(name)
 
     def _receive_view(self, replica: int, message: View) -> None:
         agrees = self.exclusions.agrees(replica, message)

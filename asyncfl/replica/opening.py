@@ -215,8 +215,12 @@ class Opening:
         if missing and self.context.now >= state.pull_at:
             state.pull_at = self.context.now + RESEND_SECONDS
             self.context.send_replica(state.source, ManifestRequest(manifests=missing))
-        stored = [record for record in records if record is not None and record.stored]
+        stored = self._stored(state)
         return stored if len(stored) == len(members) else None
+
+    def _stored(self, state: OpenGroupState) -> list[UploadRecord]:
+        records = (self.uploads.records.get(member.manifest) for member in state.content.members)
+        return [record for record in records if record is not None and record.stored]
 
     def wants(self, manifest: bytes) -> bool:
         """Whether a manifest belongs to a group under way here or to a pending lock."""
@@ -249,9 +253,10 @@ class Opening:
     def _by_group(self, group: bytes) -> OpenGroupState | None:
         return next((state for state in self.groups.values() if state.group == group), None)
 
-    def is_open(self, group: bytes) -> bool:
-        """Whether a group, by its digest, is still under way here."""
-        return self._by_group(group) is not None
+    def can_open(self, group: bytes) -> bool:
+        """Whether a group, by its digest, is still under way here, and all its uploads are held."""
+        state = self._by_group(group)
+        return state is not None and len(self._stored(state)) == len(state.content.members)
 
     def entered(self, item: Item) -> None:
         """The item is in the ledger, by whatever way: nothing is left to open."""

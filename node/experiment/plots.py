@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from asyncfl.errors import StorageError
 from node.experiment.comparison_plot import draw_comparison
 from node.experiment.epsilon_plot import draw_epsilon
 from node.experiment.palette import by_name, colour, dash
+from node.experiment.pictures import write_picture
 from node.experiment.target_plot import draw_target
 
 STYLE: dict[str, Any] = {
@@ -48,12 +48,7 @@ def draw_plots(result: dict[str, Any], folder: Path) -> list[Path]:
     with pyplot.rc_context(style):
         for path, (_, draw) in zip(paths, pictures, strict=True):
             figure = draw(pyplot, result)
-            try:
-                figure.savefig(path, dpi=130)
-            except OSError as error:
-                raise StorageError(f"{path}: cannot write the picture: {error.strerror}") from None
-            finally:
-                pyplot.close(figure)
+            write_picture(pyplot, figure, path)
     return paths
 
 

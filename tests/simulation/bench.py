@@ -3,7 +3,7 @@
 from typing import Any
 
 from asyncfl.client import Client
-from asyncfl.effects import Effect, Fetch, Persist, Put, Send, Table
+from asyncfl.effects import Compute, Effect, Fetch, Persist, Put, Send, Table
 from asyncfl.identity import Identity
 from asyncfl.messages import (
     Certificate,
@@ -67,10 +67,10 @@ class Bench:
                 for write in effect.writes:
                     assert isinstance(write, Put)
                     self.durable[write.table][write.key] = write.value
-            if hasattr(effect, "job"):
+            if isinstance(effect, Compute):
                 result = effect.job.run(self.blobs)
                 self.effects.append(effect)
-                self.take(self.client.computed(effect.key, result, self.now))  # type: ignore[union-attr]
+                self.take(self.client.computed(effect.key, result, self.now))
             else:
                 self.effects.append(effect)
 

@@ -48,9 +48,8 @@ def mangle(value: Any, rng: np.random.Generator) -> Any:
         case str():
             return value * 3
         case tuple():
-            shuffled = list(value)
-            rng.shuffle(shuffled)  # type: ignore[arg-type]
-            return [value[:-1], value + value[-1:], tuple(shuffled), ()][int(rng.integers(4))]
+            shuffled = tuple(value[place] for place in rng.permutation(len(value)))
+            return [value[:-1], value + value[-1:], shuffled, ()][int(rng.integers(4))]
     return value
 
 
@@ -83,7 +82,8 @@ class Mangler:
             fields = message.to_fields()
             path = leaves(fields)[int(rng.integers(len(leaves(fields))))]
             try:
-                message = type(message).from_fields(replaced(fields, path, lambda v: mangle(v, rng)))  # type: ignore[assignment]
+                changed = replaced(fields, path, lambda v: mangle(v, rng))
+                message = type(message).from_fields(changed)
             except MalformedMessage:
                 return
         byzantine = rng.random() < 0.7

@@ -11,7 +11,7 @@ from asyncfl.adversary import ATTACKERS
 from asyncfl.effects import Notify, Table
 from asyncfl.evidence import encode_evidence
 from asyncfl.messages import Convictions, EvidenceRequest, Exhibit, Message, ShareOk, Task
-from asyncfl.simulation import Node, Simulation
+from asyncfl.simulation import Network, Node, Simulation
 from asyncfl.simulation.attackers import Attack, corrupt
 from asyncfl.simulation.observer import Observer
 from asyncfl.simulation.randomness import Seeded
@@ -230,6 +230,18 @@ def test_evidence_that_nobody_asked_for_is_not_looked_at() -> None:
     assert not accused.simulation.replica(1).context.docket.held
 
 
+def overheard(network: Network) -> list[Message]:
+    """All messages from now on, as they come."""
+    heard: list[Message] = []
+
+    def hear(source: Node, target: Node, message: Message) -> Message:
+        heard.append(message)
+        return message
+
+    network.on_message = hear
+    return heard
+
+
 def test_evidence_of_another_deployment_is_false_here_and_its_bearer_is_not_asked_again() -> None:
     accused = Accused()
     convictions = Convictions(culprits=(accused.simulation.replica_key(3),))
@@ -238,8 +250,7 @@ def test_evidence_of_another_deployment_is_false_here_and_its_bearer_is_not_aske
     docket = accused.simulation.replica(1).context.docket
     assert not docket.held
     accused.network.run(seconds=3)
-    asked: list[Message] = []
-    accused.network.on_message = lambda source, target, message: asked.append(message) or message  # type: ignore[func-returns-value]
+    asked = overheard(accused.network)
     accused.say(convictions)
     assert not [m for m in asked if isinstance(m, EvidenceRequest)]
     assert not accused.observer.violations
@@ -247,8 +258,7 @@ def test_evidence_of_another_deployment_is_false_here_and_its_bearer_is_not_aske
 
 def test_convictions_of_strangers_and_of_oneself_are_not_asked_about() -> None:
     accused = Accused()
-    asked: list[Message] = []
-    accused.network.on_message = lambda source, target, message: asked.append(message) or message  # type: ignore[func-returns-value]
+    asked = overheard(accused.network)
     strangers = tuple(bytes([1, k % 256, k // 256]) + bytes(29) for k in range(2000))
     accused.say(Convictions(culprits=(*strangers, accused.target)))
     assert not [m for m in asked if isinstance(m, EvidenceRequest)]
@@ -256,8 +266,7 @@ def test_convictions_of_strangers_and_of_oneself_are_not_asked_about() -> None:
 
 def test_requests_are_answered_sixteen_a_second_at_most() -> None:
     run = Run("two-groups-one-id").to_the_end()
-    shown: list[Message] = []
-    run.network.on_message = lambda source, target, message: shown.append(message) or message  # type: ignore[func-returns-value]
+    shown = overheard(run.network)
     node, peer = run.honest_replicas[0], run.honest_replicas[1].key
     for _ in range(100):
         run.network.deliver(node, peer, EvidenceRequest(culprits=(run.simulation.replica_key(0),) * 16))

@@ -3,8 +3,8 @@
 from collections.abc import Container
 
 from asyncfl.client.context import State
-from asyncfl.effects import Table
-from asyncfl.messages import ExclusionStatement, Task, View
+from asyncfl.effects import Effect, Table
+from asyncfl.messages import ExclusionStatement, Message, Task, View
 from asyncfl.replica import Replica
 from asyncfl.simulation import Simulation
 from asyncfl.simulation.rollbacks import recompute_clean
@@ -109,8 +109,8 @@ def test_an_excluded_client_takes_no_part_and_nobody_waits_for_it() -> None:
     incident.check(1)
     assert not [at for at in tasks if at > told + 1], "the statement has reached everybody by then"
     ledger = incident.simulation.replica(0).context.ledger
-    counting = {name for link in ledger.counted_head.back() for name in link.row.items}  # type: ignore[union-attr]
-    assert all(bad not in {m.client for m in ledger.items[name].members} for name in counting)
+    counting = [item for link in ledger.counted_head.back() for item in link.items]
+    assert all(bad not in {member.client for member in item.members} for item in counting)
     assert max(epoch for client, epoch in ledger.included if client == bad) <= 5
     assert ledger.last_epoch >= LAST - 1
     assert "excluded this client" in incident.simulation.client(5).context.waiting_for
@@ -152,7 +152,7 @@ def test_a_replica_that_was_away_takes_the_statement_and_keeps_it() -> None:
 class Ignoring(Replica):
     """Goes on as if the operator had said nothing: gives out the model with everything in it."""
 
-    def receive(self, peer, message, now):  # type: ignore[no-untyped-def]
+    def receive(self, peer: bytes, message: Message, now: float) -> list[Effect]:
         if isinstance(message, ExclusionStatement):
             return []
         if isinstance(message, View):

@@ -207,12 +207,13 @@ def test_invented_versions_are_folded_one_at_a_time() -> None:
     network.cut(liar, target.key)
     jobs: list[Effect] = []
     observe = network.before_effect
-    network.before_effect = lambda node, effect: (  # type: ignore[assignment]
-        jobs.append(effect)
-        if node is target and isinstance(effect, Compute) and effect.key[0] == FOLD
-        else None,
-        observe(node, effect),
-    )
+
+    def look(node: Node, effect: Effect) -> None:
+        if node is target and isinstance(effect, Compute) and effect.key[0] == FOLD:
+            jobs.append(effect)
+        observe(node, effect)
+
+    network.before_effect = look
     everything = ledger.rows()
     for dropped in range(len(everything[0].items)):
         items = everything[0].items[:dropped] + everything[0].items[dropped + 1 :]

@@ -1,6 +1,7 @@
 """Coordinators that have few TASKs outstanding: training goes on, nobody is forgotten, liars gain nothing."""
 
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
@@ -42,7 +43,7 @@ def make(
     seed: int = 0,
     epochs: int = EPOCHS,
     spread: float = 20.0,
-    **options: object,
+    **options: Any,
 ) -> Simulation:
     pace = 0.2 * np.exp(np.random.default_rng(seed).uniform(0, np.log(spread), clients))
     return Simulation(
@@ -51,7 +52,7 @@ def make(
         seed=seed,
         last_epoch=epochs,
         speed=lambda client, epoch: float(pace[client]),
-        **options,  # type: ignore[arg-type]
+        **options,
     )
 
 

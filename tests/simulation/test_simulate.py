@@ -153,6 +153,14 @@ def test_the_command_tells_what_it_found() -> None:
     assert told["events"] > 0
 
 
+@pytest.mark.parametrize("seed", [2101582, 2101817])
+def test_seeds_that_failed_once_hold(seed: int) -> None:
+    """The first is slow, and no more than that. In the second a front goes a thousand epochs ahead while most clients
+    are away: a replica forgot the uploads of a group while a job opened it, and stopped."""
+    outcome = run(draw(seed, replicas=4, byzantine=1))
+    assert outcome.kind is None, (outcome.violations[:3], outcome.stalled)
+
+
 def test_attacks_are_listed_and_unknown_ones_refused() -> None:
     listed = CliRunner().invoke(app, ["simulate", "--attack", "list"])
     assert "differencing" in listed.stdout

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from asyncfl.errors import StorageError
+from node.experiment.pictures import write_picture
 from node.experiment.plots import STYLE
 from node.experiment.poisoning.configuration import NOBODY
 from node.experiment.poisoning.summary import estimate
@@ -36,12 +36,7 @@ def draw_map(result: dict[str, Any], folder: Path) -> list[Path]:
         path = folder / f"map-{number}.png"
         with pyplot.rc_context(style):
             figure = _figure(pyplot, result, attack)
-            try:
-                figure.savefig(path, dpi=110)
-            except OSError as error:
-                raise StorageError(f"{path}: cannot write the picture: {error.strerror}") from None
-            finally:
-                pyplot.close(figure)
+            write_picture(pyplot, figure, path, 110)
         paths.append(path)
     return paths
 

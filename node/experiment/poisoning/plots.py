@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from asyncfl.errors import StorageError
 from node.experiment.palette import colour
+from node.experiment.pictures import write_picture
 from node.experiment.plots import STYLE
 from node.experiment.poisoning.report import MEASURES
 from node.experiment.poisoning.summary import Line, lines
@@ -32,12 +32,7 @@ def draw_poisoning(result: dict[str, Any], folder: Path) -> Path:
         panels[0, 0].legend(ncols=4, loc="lower left", bbox_to_anchor=(0, 1.08), frameon=False, fontsize=9)
         panels[-1, 0].set_xticks(range(len(every)), [_label(line) for line in every], fontsize=9)
         figure.suptitle(result["experiment"]["name"], x=0.02, ha="left", fontweight="bold")
-        try:
-            figure.savefig(path, dpi=130)
-        except OSError as error:
-            raise StorageError(f"{path}: cannot write the picture: {error.strerror}") from None
-        finally:
-            pyplot.close(figure)
+        write_picture(pyplot, figure, path)
     return path
 
 

@@ -10,9 +10,9 @@ from itertools import product
 from pathlib import Path
 from typing import Any, Final
 
-from asyncfl.errors import StorageError
 from asyncfl.privacy.accountant import approximate_epsilon
 from node.experiment.palette import colour
+from node.experiment.pictures import write_picture
 from node.experiment.plots import STYLE
 from node.experiment.poisoning.configuration import NOBODY
 from node.experiment.poisoning.summary import Line, lines
@@ -52,12 +52,7 @@ def draw_trade(result: dict[str, Any], folder: Path) -> Path:
         figure.suptitle(
             f"{experiment['name']}: privacy, group size, robustness", x=0.02, ha="left", fontweight="bold"
         )
-        try:
-            figure.savefig(path, dpi=130)
-        except OSError as error:
-            raise StorageError(f"{path}: cannot write the picture: {error.strerror}") from None
-        finally:
-            pyplot.close(figure)
+        write_picture(pyplot, figure, path)
     return path
 
 
