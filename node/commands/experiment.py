@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -36,6 +37,14 @@ def experiment(
             "--data", metavar="DIR", help="With malicious clients: where the archive is that the file names."
         ),
     ] = Path("data"),
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="With malicious clients: processes that share the runs; absent: one for each core, one with a GPU.",
+            show_default=False,
+        ),
+    ] = None,
     json: JsonFile = None,
 ) -> None:
     """Run an experiment on virtual time: the real state machines, real training, chosen speeds and failures.
@@ -58,7 +67,7 @@ def experiment(
 
     text = read_file(file)
     if is_poisoning(text, source=str(file)):
-        _poisoning(text, file, reduced=reduced, out=out, data=data, json=json)
+        _poisoning(text, file, reduced=reduced, out=out, data=data, workers=workers, json=json)
         return
     wanted = parse_experiment(text, source=str(file), reduced=reduced)
     _make(out)
@@ -88,8 +97,17 @@ def _make(out: Path | None) -> None:
 
 
 def _poisoning(
-    text: str, file: Path, *, reduced: bool, out: Path | None, data: Path, json: Path | None
+    text: str,
+    file: Path,
+    *,
+    reduced: bool,
+    out: Path | None,
+    data: Path,
+    workers: int | None,
+    json: Path | None,
 ) -> None:
+    import torch
+
     from node.experiment.poisoning.cells import run_cells
     from node.experiment.poisoning.configuration import parse_poisoning
     from node.experiment.poisoning.map_plot import draw_map, is_map
@@ -112,7 +130,9 @@ def _poisoning(
             soft_wrap=True,
         )
 
-    result = run_cells(wanted, data, out, tell)
+    # A GPU trains all clients of a run side by side, and is no faster for several processes.
+    usual = 1 if torch.cuda.is_available() else os.cpu_count() or 1
+    result = run_cells(wanted, data, out, tell, workers=workers or usual)
     result["reduced"] = reduced
     if out is not None:
         write_json(result, out / "results.json")

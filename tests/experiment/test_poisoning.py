@@ -230,6 +230,17 @@ def test_a_cells_result_is_the_same_again() -> None:
     json.dumps(once)
 
 
+def test_two_workers_find_what_one_finds_and_leave_every_run_behind(tmp_path: Path) -> None:
+    experiment, told = small(rules=["mean", "median"], groups=[1]), list[str]()
+    alone = run_cells(experiment, tmp_path, None, lambda *_: None)
+    shared = run_cells(experiment, tmp_path, tmp_path, lambda facts, _: told.append(facts["rule"]), workers=2)
+    assert told == [each["rule"] for each in alone["cells"]]
+    for one in (*alone["cells"], *shared["cells"]):
+        one.pop("wall_seconds")
+    assert alone == shared
+    assert len(list((tmp_path / "cells").iterdir())) == len(told)
+
+
 def test_an_interrupted_experiment_goes_on_and_other_settings_begin_anew(tmp_path: Path) -> None:
     experiment, ran = small(), []
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from asyncfl.errors import StorageError
 from node.experiment.poisoning.configuration import Cell, Poisoning
 from node.experiment.poisoning.course import run_cell
 from node.whole_files import write_whole
+from node.workers import map_in_workers
 
 Run = Callable[[Poisoning, Cell, Path], dict[str, Any]]
 
@@ -24,27 +26,37 @@ def run_cells(
     out: Path | None,
     on_cell: Callable[[dict[str, Any], bool], None],
     run: Run = run_cell,
+    *,
+    workers: int = 1,
 ) -> dict[str, Any]:
     """The result, as plain JSON values. `data` holds the archive; `out/cells` keeps what is done, under None nothing.
 
     A cell that is there, made with the same settings, is not run again. `on_cell` is called with the facts of each, and
-    whether they were there. Raises `StorageError`; `ConfigurationError` for the data.
+    whether they were there. `workers` processes run cells, at one thread each. Raises `StorageError`;
+    `ConfigurationError` for the data.
     """
     torch.set_num_threads(1)
-    settings = experiment.settings()
-    mark = content_digest(json.dumps(settings, sort_keys=True).encode()).hex()
+    one = partial(_find_or_run, experiment, data, out, run)
     cells = []
-    for cell in experiment.cells():
-        path = None if out is None else out / "cells" / f"{cell.name}.json"
-        found = None if path is None else _read(path, mark)
-        done = found is not None
-        if found is None:
-            found = {**run(experiment, cell, data), "settings": mark}
-            if path is not None:
-                _write(path, found)
-        cells.append(found)
-        on_cell(found, done)
+    for facts, done in map_in_workers(one, experiment.cells(), workers):
+        cells.append(facts)
+        on_cell(facts, done)
     return {"experiment": experiment.model_dump(mode="json", exclude_none=True), "cells": cells}
+
+
+def _find_or_run(
+    experiment: Poisoning, data: Path, out: Path | None, run: Run, cell: Cell
+) -> tuple[dict[str, Any], bool]:
+    """The facts of a cell, and whether they were there. Written here: an interruption loses no other cell."""
+    mark = content_digest(json.dumps(experiment.settings(), sort_keys=True).encode()).hex()
+    path = None if out is None else out / "cells" / f"{cell.name}.json"
+    found = None if path is None else _read(path, mark)
+    if found is not None:
+        return found, True
+    found = {**run(experiment, cell, data), "settings": mark}
+    if path is not None:
+        _write(path, found)
+    return found, False
 
 
 def _read(path: Path, mark: str) -> dict[str, Any] | None:
