@@ -65,6 +65,25 @@ def weighted_sum(updates: Tensor, weights: Tensor) -> Tensor:
     return result
 
 
+def member_sums(updates: Tensor, members: Tensor) -> Iterator[tuple[slice, Tensor]]:
+    """(place, block [m, width] in float64): the sum of the `updates` [n, d] that each row of `members` [m, n] has True.
+
+    Many sums at once as matrix products: inputs of one scale are rounded to integers so large that sums of n of them
+    are exact, a relative 2^-40 of their largest coordinates for n up to 4095. The scales' sums are added in ascending
+    order, so that a huge input takes nothing from sums that it is not in.
+    """
+    bits = 52 - len(updates).bit_length()
+    exponents, chosen = _exponents(updates), members.to(torch.float64)
+    scales = [(scale, exponents == scale) for scale in sorted(set(exponents.tolist()))]
+    for place, block in column_blocks(updates):
+        sums = torch.zeros((len(members), block.shape[1]), dtype=torch.float64)
+        for scale, of_scale in scales:
+            shift = torch.tensor([bits - scale])
+            whole = torch.ldexp(block[of_scale], shift).round_()
+            sums += torch.ldexp(chosen[:, of_scale] @ whole, -shift)
+        yield place, sums
+
+
 def norms(updates: Tensor, centre: Tensor | None = None) -> Tensor:
     """The length [n] of each of `updates` [n, d], or of its difference from `centre` [d], in float64."""
     squares = torch.zeros(len(updates), dtype=torch.float64)

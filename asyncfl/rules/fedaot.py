@@ -86,6 +86,7 @@ class FedAOT(Rule):
     facts: ClassVar[Facts] = Facts(
         sees="angles to references, lengths", cost="O(n d)", bound="n >= 2f + 1", source="arXiv 2603.16846"
     )
+    largest: ClassVar[float] = 2.0**50  # It squares in float32.
 
     trust: Trust = field(default_factory=Trust)
     rate: float = 0.5

@@ -9,15 +9,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar, Final
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from asyncfl.errors import ParameterError, RuleError
-
-LARGEST: Final = 2.0**120
-"""What lies beyond counts as this: squares, and sums of them, stay within float64."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +34,8 @@ class Rule(ABC):
     """An aggregation rule with its options."""
 
     facts: ClassVar[Facts]
+    largest: ClassVar[float] = 2.0**120
+    """Coordinates beyond count as this: squares, and sums of them, stay within float64."""
 
     def least_inputs(self, byzantine: int) -> int:
         """How many inputs it needs to stand `byzantine` bad ones among them: a majority, unless a rule says more."""
@@ -78,7 +77,7 @@ class Rule(ABC):
                 f"inputs {broken} have coordinates that are not finite; leave them out before aggregating"
             )
         inputs = updates.detach().cpu()
-        return inputs.clamp(-LARGEST, LARGEST) if bool((extent > LARGEST).any()) else inputs
+        return inputs.clamp(-self.largest, self.largest) if bool((extent > self.largest).any()) else inputs
 
 
 def require(condition: bool, message: str) -> None:

@@ -65,9 +65,11 @@ class NearestNeighborMixing(Rule):
 
     def combine(self, updates: Tensor, byzantine: int) -> Tensor:
         distances = exact.squared_distances(updates)
-        near = [sorted(smallest(row, len(updates) - byzantine)) for row in distances]
+        kept = len(updates) - byzantine
+        near = torch.zeros(distances.shape, dtype=torch.bool)
+        for index, row in enumerate(distances):
+            near[index, smallest(row, kept)] = True
         mixed = torch.empty(updates.shape, dtype=torch.float64)
-        for place, block in exact.column_blocks(updates):
-            for index, members in enumerate(near):
-                mixed[index, place] = exact.tree_sum(block[members]) / len(members)
+        for place, sums in exact.member_sums(updates, near):
+            mixed[:, place] = sums / kept
         return self.then.combine(mixed, byzantine)

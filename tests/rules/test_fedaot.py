@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from functools import partial
 
@@ -47,6 +48,18 @@ def epochs(attack: str, count: int, *, holdout: bool, trust: Trust | None = None
         weighed = rule.step(updates, BAD, partial(slope, -truth) if holdout else None)
         rule = replace(rule, trust=weighed.trust)
     return weighed
+
+
+@pytest.mark.parametrize("holdout", [True, False])
+@pytest.mark.parametrize("size", [1e15, 1e25, 3e38])
+def test_even_where_most_inputs_are_huge_the_aggregate_is_finite(size: float, holdout: bool) -> None:
+    updates, truth = cohort(0, "noise")
+    updates[: HONEST + 1] = truth.sign() * -size
+    weighed = FedAOT().step(updates, 0, partial(slope, -truth) if holdout else None)
+    assert torch.isfinite(weighed.aggregate).all()
+    again = FedAOT(trust=weighed.trust).step(updates, 0, partial(slope, -truth) if holdout else None)
+    assert torch.isfinite(again.aggregate).all()
+    assert all(math.isfinite(weight) for weight in again.trust.weights)
 
 
 @pytest.mark.parametrize("holdout", [True, False])

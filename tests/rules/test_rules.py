@@ -12,7 +12,7 @@ from torch import Tensor
 
 from asyncfl.errors import ParameterError, RuleError
 from asyncfl.rules import RULES, Krum, Mean, Median, aggregate, make_rule
-from asyncfl.rules.exact import CHUNK, inner_products, tree_sum
+from asyncfl.rules.exact import CHUNK, inner_products, member_sums, tree_sum
 from tests.spec import rules_reference as reference
 
 ROBUST = [name for name in RULES if name not in ("mean", "fltrust")]
@@ -196,6 +196,19 @@ def test_inner_products_are_those_of_the_inputs(inputs: int, seed: int) -> None:
     products = inner_products(updates, updates)
     lengths = updates.norm(dim=1)
     assert ((products - updates @ updates.T).abs() <= 1e-5 * lengths[:, None] * lengths[None, :]).all()
+
+
+@given(st.integers(1, 60), st.integers(0, 1000))
+@settings(max_examples=30, deadline=None)
+def test_sums_of_members_are_theirs_alone_however_long_others_are(inputs: int, seed: int) -> None:
+    updates = drawn(seed, inputs, 300)
+    updates[0] *= 1e30
+    members = drawn(seed + 1, 5, inputs) > 0
+    for place, sums in member_sums(updates, members):
+        for row, found in zip(members, sums, strict=True):
+            own = updates[row][:, place]
+            assert ((found - own.sum(0)).abs() <= 1e-10 * (1 + own.abs().sum(0))).all()
+            assert row[0] or (found.abs() < 1e3).all()
 
 
 def test_tree_sums_add_every_row_once() -> None:
