@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Processor time of every aggregation rule against the number of inputs n and of coordinates d, on one thread.
 
-    scripts/rule_costs.py [--inputs 10 100 1000] [--dimensions 10000 100000] [--rules NAME ...] [--most 1e8] [--json FILE]
+    scripts/rule_costs.py [--inputs 10 100 1000] [--dimensions 10000 100000] [--rules ...] [--most 1e8] [--json FILE]
 
 Median of `--repeat` runs; what has more than `--most` numbers n * d is left out. Inputs are normal, a tenth bad. Behind
 each time is how many times the mean's of the same run it is: that says more where a machine has other work.
