@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 MAX_SILENT: Final = 64
 """As many silent clients are named in a status."""
+ARRIVAL_SECONDS: Final = 20.0
+"""For so long after a replica's start clients may still be on their way: nobody is gone for good yet."""
 
 
 def describe(replica: Replica) -> dict[str, Any]:
@@ -79,6 +81,10 @@ def explain_stall(replica: Replica) -> str | None:
         return f"no model is certified yet: {parameters.certifiers} replicas must sign one"
     members, silent = len(context.rosters.at(context.inclusion.front).members), len(silent_members(replica))
     live, cells = members - silent, max(1, members // parameters.cell_size)
+    if live < parameters.min_group * cells and context.now - context.started < ARRIVAL_SECONDS:
+        return (
+            f"{live} of {members} clients have come so far, a group needs {parameters.min_group} of one cell"
+        )
     remedy = "start more clients, or let the operator retire those that are gone for good (asyncfl retire)"
     if live < parameters.min_group:
         return (

@@ -6,6 +6,7 @@ import pytest
 from asyncfl.effects import Effect, Send
 from asyncfl.messages import Ready, Task, Wait
 from asyncfl.replica import Replica
+from asyncfl.replica.status import ARRIVAL_SECONDS
 from asyncfl.simulation import Simulation
 from tests.core.builders import make_parameters, make_simulation
 from tests.simulation.observer import Observer
@@ -159,6 +160,22 @@ def test_a_coordinator_that_answers_wait_for_ever_stops_nothing() -> None:
     # Over six seeds 90 to 92 of 96 uploads, and 3 to 5 of the client with fewest.
     assert min(counts.values()) >= EPOCHS / 2
     assert sum(counts.values()) >= 0.9 * 16 * EPOCHS
+
+
+def test_nobody_is_to_be_retired_before_clients_had_time_to_come() -> None:
+    simulation = make_simulation(seed=1, last_epoch=EPOCHS)
+    for index in range(4):
+        simulation.network.start(simulation.replica_key(index))
+    network = simulation.network
+
+    def reason(seconds: float) -> str:
+        network.run(seconds=seconds)
+        return str(simulation.replica(0).status(network.now)["stall"])
+
+    early = reason(5.0)
+    assert "0 of 16 clients have come so far" in early
+    assert "retire" not in early
+    assert "asyncfl retire" in reason(ARRIVAL_SECONDS)
 
 
 def test_one_replica_too_many_stalls_and_says_why_and_resumes() -> None:
