@@ -33,7 +33,7 @@ def test_the_how_to_program_learns_what_flipped_labels_keep_fedavg_from(
     monkeypatch.syspath_prepend(str(HOW_TO))
     app = importlib.import_module("flower_app")
     for name in ("fedavg", "fedaot"):
-        simulate(monkeypatch, app.make_server(name), app.client_app, app.CLIENTS)
+        simulate(monkeypatch, app.make_server(strategy=name), app.client_app, app.CLIENTS)
     assert app.reached["fedaot"] > 0.87
     assert app.reached["fedaot"] > app.reached["fedavg"] + 0.02
 
