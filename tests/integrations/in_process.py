@@ -1,7 +1,7 @@
 """Flower's own simulation runtime, with clients that run in a thread of this process in place of Ray's actors.
 
 Messages, their checks, the store between server and clients, and both apps are Flower's. Ray takes seconds to start,
-and does not start in every sandbox.
+and gives up where cores are busy: it waits 15 s for a process that it starts.
 """
 
 from __future__ import annotations
