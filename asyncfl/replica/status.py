@@ -32,7 +32,12 @@ def describe(replica: Replica) -> dict[str, Any]:
         "exclusion": context.exclusions.highest,
         "certified": None
         if latest is None
-        else {"version": latest.version.hex(), "entries": latest.entries, "model": latest.model.hex()},
+        else {
+            "version": latest.version.hex(),
+            "entries": latest.entries,
+            "model": latest.model.hex(),
+            "statement": latest.exclusion.number,
+        },
         "rows": {str(epoch): members for epoch, members in sorted(ledger.row_members.items())},
         "accuracy": describe_accuracy(() if latest is None else latest.statistics),
         "inclusion": {client.hex(): count for client, count in sorted(ledger.counts.items())},

@@ -10,12 +10,12 @@ import typer
 from rich.markup import escape
 
 from asyncfl.errors import ConfigurationError
-from node.commands.common import Directory, JsonFlag, output, write_json
+from node.commands.common import Directory, JsonFlag, messages, output, write_json
 from node.deployment_files import DeploymentDirectory
 from node.supervisor.evaluation import find_blob
 from node.supervisor.evaluator import read_blob
 from node.supervisor.own_accuracy import ROWS as OWN_ROWS
-from node.supervisor.watch import read_status
+from node.supervisor.watch import Certified, read_status
 
 if TYPE_CHECKING:
     from node.training.workbench import Workbench
@@ -23,12 +23,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Newest:
-    """A certified model and the replica that has it. Digests in hex."""
+    """A certified model and the replica that has it."""
 
     replica: str
-    version: str
-    entries: int
-    model: str
+    certified: Certified
     data: bytes
 
 
@@ -44,18 +42,22 @@ def evaluate(*, directory: Directory, json: JsonFlag = False) -> None:
     files = DeploymentDirectory.load(directory)
     newest = newest_model(files)
     accuracy = _workbench(files).evaluate(newest.data)
+    certified = newest.certified
     if json:
         facts: dict[str, Any] = {
             "accuracy": accuracy,
-            "entries": newest.entries,
-            "version": newest.version,
-            "model": newest.model,
+            "entries": certified.entries,
+            "version": certified.version,
+            "model": certified.model,
+            "exclusion": certified.statement,
             "replica": newest.replica,
         }
         write_json(facts, Path("-"))
         return
-    output.print(f"accuracy [bold]{accuracy:.4f}[/] after {newest.entries} entries")
-    output.print(f"model {newest.model[:16]}, version {newest.version[:16]}, from {escape(newest.replica)}")
+    output.print(f"accuracy [bold]{accuracy:.4f}[/] after {_told(certified)}")
+    output.print(
+        f"model {certified.model[:16]}, version {certified.version[:16]}, from {escape(newest.replica)}"
+    )
 
 
 def export(
@@ -89,24 +91,31 @@ def export(
     if rows is not None:
         raise ConfigurationError("--rows goes with --best: the newest model is not chosen by rows")
     newest = newest_model(files)
+    certified = newest.certified
     workbench = _workbench(files)
 
     from node.training.files import write_model
 
-    metadata = {"asyncfl.version": newest.version, "asyncfl.entries": str(newest.entries)}
+    metadata = {"asyncfl.version": certified.version, "asyncfl.entries": str(certified.entries)}
     write_model(file, workbench.layout, workbench.state(newest.data), metadata)
     if json:
         facts = {
             "file": str(file),
-            "entries": newest.entries,
-            "version": newest.version,
-            "model": newest.model,
+            "entries": certified.entries,
+            "version": certified.version,
+            "model": certified.model,
+            "exclusion": certified.statement,
         }
         write_json(facts, Path("-"))
         return
     output.print(
-        f"wrote {escape(str(file))}: {newest.entries} entries, model {newest.model[:16]}", soft_wrap=True
+        f"wrote {escape(str(file))}: {_told(certified)}, model {certified.model[:16]}", soft_wrap=True
     )
+
+
+def _told(certified: Certified) -> str:
+    under = f" under exclusion {certified.statement}" if certified.statement else ""
+    return f"{certified.entries} entries{under}"
 
 
 def _export_best(files: DeploymentDirectory, file: Path, rows: int | None, *, json: bool) -> None:
@@ -126,7 +135,8 @@ def _export_best(files: DeploymentDirectory, file: Path, rows: int | None, *, js
         raise ConfigurationError(
             f"no replica of {files.root} has a ledger on this machine yet; run it first: asyncfl up {files.root}"
         )
-    ledger = max((read_ledger(files, name) for name in kept), key=lambda each: each.entries)
+    ledgers = [read_ledger(files, name) for name in kept]
+    ledger = max(ledgers, key=lambda each: (each.exclusion.number, each.entries))
     width = rows or (deployment.stop.rows if deployment.stop is not None else OWN_ROWS)
     found = find_best_model(ledger, deployment.federation(), files.initial_model(), StoredSums(files), width)
     if found is None:
@@ -159,27 +169,34 @@ def _export_best(files: DeploymentDirectory, file: Path, rows: int | None, *, js
 
 
 def newest_model(files: DeploymentDirectory) -> Newest:
-    """The certified model with the most entries among the replicas' states in `files`.
+    """The certified model under the latest exclusion, with the most entries, among the replicas' states in `files`.
 
-    Raises `ConfigurationError` when there is none.
+    Raises `ConfigurationError` when there is none. Says so where a later exclusion is held that it is not under yet.
     """
     found: list[Newest] = []
+    held = 0
     for entry in files.deployment.replicas:
-        certified = read_status(files, entry.name).get("certified")
-        if not certified:
+        status = read_status(files, entry.name)
+        held = max(held, status.get("exclusion", 0))
+        certified = Certified.of(status)
+        if certified is None:
             continue
-        path = find_blob(files, certified["model"])
+        path = find_blob(files, certified.model)
         if path is not None:
-            data = read_blob(path, certified["model"])
-            found.append(
-                Newest(entry.name, certified["version"], certified["entries"], certified["model"], data)
-            )
+            found.append(Newest(entry.name, certified, read_blob(path, certified.model)))
     if not found:
         raise ConfigurationError(
             f"no replica of {files.root} has a certified model on this machine yet; run it first: "
             f"asyncfl up {files.root}"
         )
-    return max(found, key=lambda each: each.entries)
+    newest = max(found, key=lambda each: each.certified.progress)
+    if newest.certified.statement < held:
+        messages.print(
+            f"[yellow]no model under exclusion {held} is certified yet: this one has what it leaves out[/]; with "
+            f"{files.deployment.parameters.certifiers} replicas running it is a matter of moments",
+            soft_wrap=True,
+        )
+    return newest
 
 
 def _workbench(files: DeploymentDirectory) -> Workbench:

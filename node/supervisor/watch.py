@@ -24,11 +24,26 @@ class Phase(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Certified:
-    """A certified model: ledger version and model digest in hex, and how many entries it folds."""
+    """A certified model: ledger version and model digest in hex, and how many entries it folds, excluded ones too."""
 
     version: str
     entries: int
     model: str
+    statement: int = 0
+    """Number of the exclusion under which it was computed, or 0."""
+
+    @classmethod
+    def of(cls, status: dict[str, Any]) -> Certified | None:
+        """The one that a replica's status tells of."""
+        told = status.get("certified")
+        if not told:
+            return None
+        return cls(told["version"], told["entries"], told["model"], told.get("statement", 0))
+
+    @property
+    def progress(self) -> tuple[int, int]:
+        """What the newest has most of: a later statement goes before more entries, which may be poisoned."""
+        return self.statement, self.entries
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,9 +130,9 @@ class Snapshot:
 
     @property
     def certified(self) -> Certified | None:
-        """The certified model with the most entries."""
+        """The newest certified model: under the latest exclusion, with the most entries."""
         models = [replica.certified for replica in self.behaving if replica.certified is not None]
-        return max(models, key=lambda model: model.entries, default=None)
+        return max(models, key=lambda model: model.progress, default=None)
 
     @property
     def sent(self) -> int:
@@ -191,7 +206,6 @@ def replica_view(name: str, status: dict[str, Any], *, pid: int | None, down: Ph
         phase = Phase.UP
     else:
         phase = Phase.CATCHING_UP
-    certified = status.get("certified")
     uploads = status.get("uploads") or {}
     return ReplicaView(
         name=name,
@@ -199,9 +213,7 @@ def replica_view(name: str, status: dict[str, Any], *, pid: int | None, down: Ph
         entries=status.get("entries", 0),
         epoch=status.get("epoch", 0),
         version=status.get("version", ""),
-        certified=Certified(certified["version"], certified["entries"], certified["model"])
-        if certified
-        else None,
+        certified=Certified.of(status),
         inclusion=status.get("inclusion") or {},
         own_accuracy=status.get("accuracy") or {},
         finished=status.get("finished"),

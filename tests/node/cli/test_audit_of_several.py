@@ -110,6 +110,22 @@ def test_a_version_has_the_accuracy_that_was_measured_on_it_and_on_no_other_mode
     assert accuracies[7] is None, "nobody has measured the newest"
 
 
+def test_the_best_model_is_worked_out_under_the_latest_exclusion(tmp_path: Path) -> None:
+    """Replica 0 was down when the operator took something out, and has as many entries as the others."""
+    made = make(tmp_path / "run", metrics=True)
+    put = later(made, "client-7")
+    for index, name in enumerate(made.names):
+        made.files.status_file(name).write_text(
+            json.dumps({"deployment": made.files.deployment.digest.hex(), "pid": 1, "time": 0})
+        )
+        if index:
+            made.write(index, put)
+    ask = ("export", made.files.root, tmp_path / "best.safetensors", "--best", "--rows", "1", "--json")
+    facts = told(*ask)
+    made.write(0, put)
+    assert told(*ask) == facts
+
+
 def test_an_audit_keeps_no_state_of_the_fold_but_the_last(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -215,16 +215,19 @@ def test_status_names_the_command_that_retires_clients_that_are_silent_everywher
     assert f"asyncfl retire {copied.root}" not in asyncfl("status", copied.root).stdout
 
 
-def with_model(files: DeploymentDirectory, name: str, entries: int, data: bytes) -> str:
+def with_model(
+    files: DeploymentDirectory, name: str, entries: int, data: bytes, *, statement: int = 0, held: int = 0
+) -> str:
     """Lets replica `name` have `data` as its certified model."""
     digest = content_digest(data).hex()
     folder = files.state(name) / "blobs" / digest[:2]
     folder.mkdir(parents=True)
     (folder / digest).write_bytes(data)
-    certified = {"version": "aa" * 32, "entries": entries, "model": digest}
-    files.status_file(name).write_text(
-        json.dumps({"deployment": files.deployment.digest.hex(), "pid": 1, "time": 0, "certified": certified})
-    )
+    status = {
+        "deployment": files.deployment.digest.hex(), "pid": 1, "time": 0, "exclusion": held,
+        "certified": {"version": "aa" * 32, "entries": entries, "model": digest, "statement": statement},
+    }  # fmt: skip
+    files.status_file(name).write_text(json.dumps(status))
     return digest
 
 
@@ -246,6 +249,33 @@ def test_evaluate_and_export_take_the_newest_certified_model(
     assert outcome.code == 0
     assert read_model(tmp_path / "model.safetensors")[1] == initial
     assert asyncfl("export", copied.root, tmp_path / "absent" / "m.safetensors").code == 3
+
+
+@pytest.mark.parametrize("more", [0, 2])
+def test_a_model_from_before_a_rollback_is_not_the_newest(
+    asyncfl: Program, copied: DeploymentDirectory, tmp_path: Path, more: int
+) -> None:
+    """Replica 0 was down when the operator took something out: what it has left is poisoned."""
+    from node.training.files import read_model
+
+    initial = copied.initial_model()
+    with_model(copied, "replica-0", 5 + more, bytes(len(initial)))
+    clean = with_model(copied, "replica-1", 5, initial, statement=1, held=1)
+    outcome = asyncfl("export", copied.root, tmp_path / "model.safetensors")
+    assert "5 entries under exclusion 1" in outcome.stdout
+    assert "certified yet" not in outcome.stderr
+    assert read_model(tmp_path / "model.safetensors")[1] == initial
+    facts = json.loads(asyncfl("evaluate", copied.root, "--json").stdout)
+    assert (facts["model"], facts["exclusion"], facts["replica"]) == (clean, 1, "replica-1")
+
+
+def test_a_model_that_an_exclusion_is_still_to_change_is_named_so(
+    asyncfl: Program, copied: DeploymentDirectory
+) -> None:
+    with_model(copied, "replica-0", 5, copied.initial_model(), statement=1, held=2)
+    outcome = asyncfl("evaluate", copied.root)
+    assert outcome.code == 0
+    assert "no model under exclusion 2 is certified yet" in outcome.stderr
 
 
 def test_a_damaged_model_is_a_matter_of_storage(asyncfl: Program, copied: DeploymentDirectory) -> None:

@@ -42,6 +42,15 @@ def test_a_status_is_read_as_it_is_written() -> None:
     assert view.own_accuracy == STATUS["accuracy"]
 
 
+def test_the_newest_model_is_under_the_latest_exclusion_whoever_has_more_entries() -> None:
+    """A replica that is down has not heard of the exclusion, and keeps the model that it had."""
+    poisoned, clean = Certified("aa" * 32, 13, MODEL), Certified("bb" * 32, 12, MODEL, statement=1)
+    told = {"version": "bb" * 32, "entries": 12, "model": MODEL, "statement": 1}
+    assert Certified.of({"certified": told}) == clean
+    seen = snapshot(replica("replica-0", certified=poisoned), replica("replica-1", certified=clean))
+    assert seen.certified == clean
+
+
 @pytest.mark.parametrize(
     ("status", "down", "phase"),
     [
