@@ -183,7 +183,9 @@ class Audit:
                 try:
                     self.own.read(certificate.model)
                 except StorageError as error:
-                    self.problems.append(f"{what}: its model {short(certificate.model)} is altered: {error}")
+                    self.problems.append(
+                        f"{what}: its model {short(certificate.model)} is not here as it was: {error}"
+                    )
 
     def _read_versions(self) -> Iterator[Version]:
         try:

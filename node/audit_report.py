@@ -66,8 +66,13 @@ def _progress(audit: Audit) -> tuple[int, int, int]:
 
 def replicas_here(files: DeploymentDirectory, nodes: Iterable[str]) -> list[str]:
     """Of `nodes` the replicas. Raises `ConfigurationError` where there is none."""
-    replicas = {entry.name for entry in files.deployment.replicas}
-    found = [name for name in nodes if name in replicas]
+    replicas, here = {entry.name for entry in files.deployment.replicas}, list(nodes)
+    found = [name for name in here if name in replicas]
+    if here and not found:
+        raise ConfigurationError(
+            f"{here[0]} is a client, and a client keeps no ledger; name {files.root}, or a replica's {files.root}/"
+            "state/NAME, where one keeps its state"
+        )
     if not found:
         raise ConfigurationError(
             f"no replica of {files.root} keeps its state on this machine; run this where one does, or start one: "

@@ -13,6 +13,7 @@ from asyncfl.federation import Federation
 from asyncfl.rosters import Rosters
 from node.deployment_files import DEPLOYMENT_FILE, DeploymentDirectory
 from node.privacy_events import read_table
+from node.state_file import require_no_orphans
 
 
 @dataclass
@@ -44,7 +45,20 @@ def find_nodes(directory: Path) -> tuple[DeploymentDirectory, list[str]]:
     if not names:
         files = DeploymentDirectory.load(directory)
         names = list(files.deployment.names.values())
-    return files, [name for name in names if (files.state(name) / "state.sqlite").exists()]
+    return files, [name for name in names if keeps_state(files, name)]
+
+
+def keeps_state(files: DeploymentDirectory, name: str) -> bool:
+    """Whether this node has a state here, whatever is left of it; of one that cannot be looked at, reading says why."""
+    path = files.state(name) / "state.sqlite"
+    try:
+        require_no_orphans(path, path.with_name("blobs"))
+        path.stat()
+    except FileNotFoundError:
+        return False
+    except (OSError, StorageError):
+        return True
+    return True
 
 
 def read_evidence(files: DeploymentDirectory, names: list[str]) -> tuple[list[Piece], dict[str, str]]:

@@ -67,7 +67,11 @@ class StateBlobs:
         name = digest.hex()
         for replica in self.names:
             path = self.files.state(replica) / "blobs" / name[:2] / name
-            if path.is_file():
+            try:
+                found = path.is_file()
+            except PermissionError:
+                found = True  # Reading it says why it cannot be read.
+            if found:
                 yield path
 
 

@@ -18,7 +18,7 @@ from typing import Final
 
 from asyncfl.effects import Table
 from asyncfl.errors import StorageError
-from node.state_file import damaged, explained, is_sound, open_file, write_ahead_log
+from node.state_file import damaged, explained, is_sound, open_file, require_no_orphans, write_ahead_log
 
 SETTLED_NS: Final = 50_000_000
 """A main file that changed more recently may be in the middle of a checkpoint (file times tick in 1 to 10 ms)."""
@@ -44,6 +44,8 @@ def read_tables(path: Path, owner: bytes, tables: Iterable[Table]) -> dict[Table
     `owner` is the deployment's digest and the node's public key. Raises `StorageError` as `Storage.open`
     does, and when the node writes so often that no copy succeeds.
     """
+    with explained(path):
+        require_no_orphans(path, path.with_name("blobs"))
     with tempfile.TemporaryDirectory(prefix="asyncfl-state-") as folder:
         copy = Path(folder) / path.name
         for _ in range(ATTEMPTS):

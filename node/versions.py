@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,8 +63,8 @@ class Found:
         return self.audit.ledger.counted(self.link)
 
     def model(self) -> bytes:
-        """Its canonical bytes: from disk where they still are, else computed from the entries."""
-        if self.audit.sums.has(self.certificate.model):
+        """Its canonical bytes: from disk where they still are, as they were, else computed from the entries."""
+        with suppress(StorageError):
             return self.audit.sums.read(self.certificate.model)
         federation, counted = self.audit.federation, self.counted
         roster_size = len(federation.rosters[0].members)

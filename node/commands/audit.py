@@ -10,7 +10,7 @@ from rich.table import Table
 
 from node.commands.common import Directory, ExitCode, JsonFile, output, write_json
 from node.commands.exclusion_page import describe_exclusion, show_lacking
-from node.commands.roster_page import waiting
+from node.commands.roster_page import listed, waiting
 
 if TYPE_CHECKING:
     from node.audit_report import Report
@@ -77,7 +77,10 @@ def _show(report: Report) -> None:
             soft_wrap=True,
         )
     else:
-        output.print(f"[bold red]not verified:[/] {len(facts['problems'])} problems", soft_wrap=True)
+        found = [f"the state of {listed(list(facts['unread']))} cannot be read"] if facts["unread"] else []
+        if count := len(facts["problems"]):
+            found.append("1 problem" if count == 1 else f"{count} problems")
+        output.print(f"[bold red]not verified:[/] {escape(', '.join(found))}", soft_wrap=True)
 
 
 def _replicas(replicas: dict[str, dict[str, Any]], *, with_exclusions: bool) -> Table:

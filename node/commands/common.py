@@ -59,6 +59,12 @@ def _obeyed_by_no_terminal(text: str) -> str:
     )
 
 
+def show_left_aside(problems: Iterable[str]) -> None:
+    """States that cannot be read, where the others are enough to go on with."""
+    for why in problems:
+        messages.print(f"[yellow]left aside: {escape(why)}[/]", soft_wrap=True)
+
+
 def confirm(why: str) -> None:
     """Ask before the operator signs. Raises `ConfigurationError` where nobody can be asked, and ends on a no."""
     if not (sys.stdin.isatty() and messages.is_terminal):

@@ -36,7 +36,7 @@ def list_evidence(*, directory: Directory, json: JsonFile = None) -> None:
     pieces, problems = _read(directory)
     _write(pieces, problems, json)
     if json is None or str(json) != "-":
-        _show(pieces, verdicts=False)
+        _show(pieces, verdicts=False, whole=not problems)
     _show_problems(problems)
 
 
@@ -56,7 +56,7 @@ def verify_evidence(*, directory: Directory, json: JsonFile = None) -> None:
     pieces, problems = _read(directory)
     _write(pieces, problems, json)
     if json is None or str(json) != "-":
-        _show(pieces, verdicts=True)
+        _show(pieces, verdicts=True, whole=not problems)
     _show_problems(problems)
     if any(piece.objection is not None for piece in pieces):
         raise typer.Exit(int(ExitCode.FAILED))
@@ -79,9 +79,10 @@ def _write(pieces: list[Piece], problems: dict[str, str], target: Path | None) -
     write_json(facts, target)
 
 
-def _show(pieces: list[Piece], *, verdicts: bool) -> None:
+def _show(pieces: list[Piece], *, verdicts: bool, whole: bool) -> None:
     if not pieces:
-        output.print("no evidence: nobody was proven to have lied")
+        told = "no evidence" if whole else "no evidence in what could be read"
+        output.print(f"{told}: nobody was proven to have lied")
         return
     for piece in pieces:
         told = f"{_verdict(piece)}  " if verdicts else ""

@@ -11,8 +11,17 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 from rich.markup import escape
 
-from asyncfl.errors import ConfigurationError, InvalidItem
-from node.commands.common import Directory, ExitCode, JsonFlag, confirm, messages, output, write_json
+from asyncfl.errors import ConfigurationError, InvalidItem, StorageError
+from node.commands.common import (
+    Directory,
+    ExitCode,
+    JsonFlag,
+    confirm,
+    messages,
+    output,
+    show_left_aside,
+    write_json,
+)
 from node.commands.enroll import Wait, Yes
 from node.commands.exclusion_page import announce, describe_change, show_history
 from node.commands.roster_page import fail_for_want_of_replicas, show_replicas, waiting
@@ -130,6 +139,9 @@ def _list(root: Path, *, json: bool) -> None:
     for audit in report.audits.values():
         audit.read()
     told = describe_exclusions(report, signed)
+    if report.unread and not told:
+        raise StorageError("; ".join(report.unread.values()))
+    show_left_aside(report.unread.values())
     if json:
         write_json({"exclusions": told}, Path("-"))
     else:
@@ -137,8 +149,9 @@ def _list(root: Path, *, json: bool) -> None:
 
 
 def _states_here(files: DeploymentDirectory) -> list[str]:
-    names = [entry.name for entry in files.deployment.replicas]
-    return [name for name in names if (files.state(name) / "state.sqlite").exists()]
+    from node.evidence_files import keeps_state
+
+    return [entry.name for entry in files.deployment.replicas if keeps_state(files, entry.name)]
 
 
 @dataclass(slots=True)
@@ -221,8 +234,7 @@ class _Rollback:
 
         deployment, ledger = self.files.deployment, Ledger(self.files.deployment.digest)
         versions, report = [], load(self.files, _states_here(self.files))
-        for why in report.unread.values():
-            messages.print(f"[yellow]left aside: {escape(why)}[/]", soft_wrap=True)
+        show_left_aside(report.unread.values())
         for name, audit in report.audits.items():
             audit.read()
             versions += audit.versions

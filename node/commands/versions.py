@@ -8,7 +8,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from node.commands.common import Directory, JsonFile, output, write_json
+from node.commands.common import Directory, JsonFile, output, show_left_aside, write_json
 from node.commands.exclusion_page import describe_exclusion
 
 if TYPE_CHECKING:
@@ -134,7 +134,9 @@ def _open(directory: Path) -> Report:
     from node.evidence_files import find_nodes
     from node.versions import open_versions
 
-    return open_versions(*find_nodes(directory))
+    report = open_versions(*find_nodes(directory))
+    show_left_aside(report.unread.values())
+    return report
 
 
 def _described(report: Report) -> list[dict[str, Any]]:

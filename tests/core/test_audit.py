@@ -150,7 +150,7 @@ def entry_twice(tables: Tables, blobs: dict[bytes, bytes]) -> str:
 def altered_model(tables: Tables, blobs: dict[bytes, bytes]) -> str:
     last = VersionRecord.decode(tables[Table.CERTIFICATES][max(tables[Table.CERTIFICATES])])
     blobs[last.certificate.model] = bytes(len(blobs[last.certificate.model]))
-    return f"version {last.certificate.version.hex()[:12]}: its model {last.certificate.model.hex()[:12]} is altered"
+    return f"version {last.certificate.version.hex()[:12]}: its model {last.certificate.model.hex()[:12]} is not here"
 
 
 def another_model_certified(tables: Tables, blobs: dict[bytes, bytes]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from errno import EACCES
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -85,7 +86,58 @@ def test_a_state_that_cannot_be_read_is_named(made: MadeLedger) -> None:
     done = run("audit", made.files.root)
     assert done.exit_code == 3
     assert "replica-3" in done.stderr
-    assert "verified" in done.stdout
+    assert "not verified: the state of replica-3 cannot be read\n" in done.stdout
+    listed = run("model", "list", made.files.root)
+    assert listed.exit_code == 0, "three other states have it all"
+    assert "left aside" in listed.stderr
+    assert "replica-3" in listed.stderr
+
+
+def test_a_state_whose_database_is_gone_is_not_passed_over(made: MadeLedger) -> None:
+    """Its opened sums are still there: it has run here."""
+    root, gone = made.files.root, made.files.state("replica-3")
+    (gone / "state.sqlite").unlink()
+    for where in (root, gone):
+        done = run("audit", where)
+        assert done.exit_code == 3
+        assert "the state file is gone" in done.stderr
+        assert "not verified: the state of replica-3 cannot be read" in done.stdout
+    for name in made.names[:3]:
+        (made.files.state(name) / "state.sqlite").unlink()
+    history = run("rollback", root, "--list")
+    assert history.exit_code == 3, "nothing is known of what was left out"
+    assert "nothing was ever left out" not in history.stdout
+
+
+def test_a_state_without_permission_is_named_and_the_others_are_checked(
+    made: MadeLedger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of replica 1 nothing can be looked at, of replica 2 no blob."""
+    shut = (made.files.state("replica-1"), made.files.state("replica-2") / "blobs")
+    allowed = Path.stat
+
+    def stat(path: Path, **how: Any) -> Any:
+        if any(path.is_relative_to(folder) and path != folder for folder in shut):
+            raise PermissionError(EACCES, "Permission denied", str(path))
+        return allowed(path, **how)
+
+    monkeypatch.setattr(Path, "stat", stat)
+    done = run("audit", made.files.root, "--json", "-")
+    assert done.exit_code == 3
+    assert "replica-1/state.sqlite: Permission denied" in done.stderr
+    facts = json.loads(done.stdout)
+    assert list(facts["unread"]) == ["replica-1"]
+    assert len(facts["entries"]) == len(made.items)
+    assert {each["replica"] for each in facts["problems"]} == {"replica-2"}
+
+
+def test_the_state_of_a_client_is_refused_as_such(made: MadeLedger) -> None:
+    state = made.files.state("client-1")
+    state.mkdir(parents=True)
+    (state / "status.json").write_text("{}")
+    done = run("audit", state)
+    assert done.exit_code == 2
+    assert "client-1 is a client, and a client keeps no ledger" in done.stderr
 
 
 # versions
