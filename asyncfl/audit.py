@@ -52,6 +52,8 @@ class Audit:
     """How many were verified."""
     items: dict[bytes, ItemRecord] = field(default_factory=dict)
     versions: list[Version] = field(default_factory=list)
+    uncomputed: dict[str, list[bytes]] = field(default_factory=dict)
+    """By reason: versions whose models cannot be computed. One lost sum keeps all from its row on."""
 
     def read(self) -> None:
         """Entries, statements and versions, with the problems of reading them; no signature of an entry is checked."""
@@ -187,6 +189,10 @@ class Audit:
                         f"{what}: its model {short(certificate.model)} is not here as it was: {error}"
                     )
 
+        for why, names in self.uncomputed.items():
+            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+            self.problems.append(f"version {short(names[0])}{more}: the model cannot be computed: {why}")
+
     def _read_versions(self) -> Iterator[Version]:
         try:
             yield from read_versions(self.tables.get(Table.CERTIFICATES, {}), self.ledger)
@@ -202,9 +208,7 @@ class Audit:
             )
             return
         if link is None:
-            self.problems.append(
-                f"{what}: its entries are not all here, so that its model cannot be computed"
-            )
+            self.uncomputed.setdefault("entries are not all here", []).append(certificate.version)
             return
         claims = (certificate.version, certificate.entries, certificate.statement)
         if claims != (exclusion.version(link.chain), link.entries, exclusion.number):
@@ -218,7 +222,7 @@ class Audit:
         try:
             model = self._compute(version, cache)
         except StorageError as error:
-            self.problems.append(f"{what}: its model cannot be computed: {error}")
+            self.uncomputed.setdefault(str(error), []).append(certificate.version)
             return
         if model != certificate.model:
             self.problems.append(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import typer
 from rich.markup import escape
@@ -14,6 +14,10 @@ from node.commands.roster_page import listed, waiting
 
 if TYPE_CHECKING:
     from node.audit_report import Report
+
+
+MOST_PROBLEMS: Final = 40
+"""As many are shown, the first ones; later ones often follow from these."""
 
 
 def audit(*, directory: Directory, json: JsonFile = None) -> None:
@@ -65,10 +69,13 @@ def _show(report: Report) -> None:
         output.print(f"[red]proven:[/] {escape(piece['culprit'])} {escape(piece['what'])}", soft_wrap=True)
     if not proven:
         output.print("no evidence: nobody was proven to have lied")
-    for each in facts["problems"]:
+    for each in facts["problems"][:MOST_PROBLEMS]:
         output.print(
             f"[bold red]wrong:[/] {escape(each['replica'])}: {escape(each['problem'])}", soft_wrap=True
         )
+    if more := facts["problems"][MOST_PROBLEMS:]:
+        names = sorted({each["replica"] for each in more})
+        output.print(f"[red]and {len(more)} more, of {escape(listed(names))}:[/] --json has all")
     if facts["verified"]:
         signatures = sum(each["signatures"] for each in facts["replicas"].values())
         output.print(

@@ -135,7 +135,7 @@ def another_sum(tables: Tables, blobs: dict[bytes, bytes]) -> str:
 def entry_gone(tables: Tables, blobs: dict[bytes, bytes]) -> str:
     name, _ = first_item(tables)
     del tables[Table.ITEMS][name]
-    return "its entries are not all here"
+    return "the model cannot be computed: entries are not all here"
 
 
 def entry_twice(tables: Tables, blobs: dict[bytes, bytes]) -> str:
@@ -193,6 +193,15 @@ def test_what_was_changed_is_found_and_named(
     expected = tamper(tables, blobs)
     problems = audit(tables, blobs).problems
     assert any(expected in problem for problem in problems), problems
+
+
+def test_one_lost_sum_is_one_cause_however_many_versions_it_keeps_from_being_computed() -> None:
+    tables, blobs = state()
+    _, record = first_item(tables)
+    del blobs[record.item.opened]
+    found = audit(tables, blobs)
+    _, versions = found.problems
+    assert f"and {len(found.versions) - len(found.models) - 1} more: the model cannot be computed" in versions
 
 
 def test_a_model_that_the_entries_do_not_make_is_found_even_with_valid_signatures() -> None:
