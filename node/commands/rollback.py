@@ -29,7 +29,9 @@ from node.commands.roster_page import fail_for_want_of_replicas, show_replicas, 
 if TYPE_CHECKING:
     from asyncfl.exclusions import Exclusions
     from asyncfl.identity import Identity
+    from asyncfl.ledger import Ledger
     from asyncfl.messages import ExclusionStatement
+    from asyncfl.record import Version
     from node.deployment_files import DeploymentDirectory
     from node.exclusion_file import Signed
     from node.operator_calls import Call
@@ -194,9 +196,11 @@ class _Rollback:
         check_names(deployment, wish)
         with operator_at_work(root):
             self.signed = read_exclusions(root, deployment)
+            # The states first, which takes a while: what is under way is asked for as late as can be.
+            states = self._read()
             # Replicas that missed an earlier one get it on this occasion, and what was signed elsewhere comes here.
             calls = self._call()
-            known = self._known(calls)
+            known = self._known(states, calls)
             statement = plan(deployment, self.held, known, wish)
             cost = compute_cost(known.ledger, self.held.in_force, Exclusion.of(statement))
             self._warn(calls, wish)
@@ -206,10 +210,8 @@ class _Rollback:
                 confirm(CONFIRMED)
                 if wish.to is not None:
                     # Training went on while somebody read this.
-                    announced, statement = (
-                        statement,
-                        plan(deployment, self.held, self._known(self._call()), wish),
-                    )
+                    states, announced = self._read(), statement
+                    statement = plan(deployment, self.held, self._known(states, self._call()), wish)
                     if statement != announced:
                         told = describe_change(self._describe(statement))
                         output.print(f"training went on meanwhile: it {told}", soft_wrap=True)
@@ -225,14 +227,13 @@ class _Rollback:
 
         return describe(read_next(self.held, statement), self.files.deployment.names)
 
-    def _known(self, calls: Calls) -> Known:
-        """All entries and versions of the replicas' states on this machine, and how far the replicas say they are."""
+    def _read(self) -> tuple[Ledger, list[Version]]:
+        """All entries and versions of the replicas' states on this machine."""
         from asyncfl.errors import LocalProtocolError
         from asyncfl.ledger import Ledger
         from node.audit_report import load
-        from node.rollback import Known, compute_under_way
 
-        deployment, ledger = self.files.deployment, Ledger(self.files.deployment.digest)
+        ledger = Ledger(self.files.deployment.digest)
         versions, report = [], load(self.files, _states_here(self.files))
         show_left_aside(report.unread.values())
         for name, audit in report.audits.items():
@@ -248,8 +249,14 @@ class _Rollback:
                         soft_wrap=True,
                     )
                     break
+        return ledger, versions
+
+    def _known(self, states: tuple[Ledger, list[Version]], calls: Calls) -> Known:
+        """What is on this machine, and how far the replicas say they are: they must have been asked later."""
+        from node.rollback import Known, compute_under_way
+
         fronts = [call.answer.front for call in calls.values() if call.answer is not None]
-        return Known(ledger, versions, compute_under_way(fronts, deployment))
+        return Known(*states, compute_under_way(fronts, self.files.deployment))
 
     def _warn(self, calls: Calls, wish: Wish) -> None:
         """Of what cannot be known, since too few replicas answer."""

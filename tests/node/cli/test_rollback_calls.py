@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 
 from asyncfl.messages import ExclusionStatement
-from node import operator_calls
+from node import audit_report, operator_calls
 from node.deployment_files import DeploymentDirectory
 from node.enrolment import open_as_operator
 from node.exclusion_file import EXCLUSIONS_FILE, read_exclusions
@@ -151,6 +152,24 @@ def test_going_back_reaches_as_far_as_the_replicas_are(
         outcome = asyncfl("rollback", copied.root, "--to", "initial", "--yes", "--json")
     assert outcome.code == 0, outcome.stderr
     assert facts_of(outcome)["spans"] == [[1, 22 + copied.deployment.parameters.window]]
+
+
+def test_going_back_reaches_what_came_while_the_states_were_read(
+    asyncfl: Program, copied: DeploymentDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That takes seconds, in which training goes on: uploads of those epochs are from what goes, too."""
+    with running(copied, tmp_path, {name: Script(front=20) for name in ALL}) as replicas:
+        read = audit_report.load
+
+        def slowly(files: DeploymentDirectory, names: Iterable[str]) -> audit_report.Report:
+            for replica in replicas.values():
+                replica.script.front = 25
+            return read(files, names)
+
+        monkeypatch.setattr(audit_report, "load", slowly)
+        outcome = asyncfl("rollback", copied.root, "--to", "initial", "--yes", "--json")
+    assert outcome.code == 0, outcome.stderr
+    assert facts_of(outcome)["spans"] == [[1, 25 + copied.deployment.parameters.window]]
 
 
 def test_too_few_replicas_are_said_before_anything_is_signed(
