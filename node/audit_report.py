@@ -146,7 +146,7 @@ def _facts(report: Report) -> dict[str, Any]:
             for size, count in sorted(Counter(len(entry["members"]) for entry in entries).items())
         },
         "clients": clients,
-        "rows": _rows(entries, replayed),
+        "rows": _rows(entries, replayed, with_scores=deployment.parameters.min_group > 1),
         "versions": describe_versions(report),
         "exclusions": describe_exclusions(report),
         "rosters": [] if furthest is None else _rosters(furthest, names),
@@ -241,13 +241,20 @@ def _add_suspicion(
         said["suspicion"] = {"mean": mean, "deviation": deviation, "weight": reputation.weight(key)}
 
 
-def _rows(entries: Iterable[Mapping[str, Any]], replayed: Replayed) -> list[dict[str, Any]]:
-    """By epoch: groups, members, and what the rule saw of them, where it sees any."""
+def _rows(
+    entries: Iterable[Mapping[str, Any]], replayed: Replayed, *, with_scores: bool
+) -> list[dict[str, Any]]:
+    """By epoch: groups, members, and what the rule saw of them, where it sees any.
+
+    The scores of groups of one would tell of single updates.
+    """
     rows: dict[int, dict[str, Any]] = {}
     for entry in entries:
         epoch = entry["epoch"]
         judgement = replayed.judgements.get(epoch)
         rule = None if judgement is None else asdict(judgement)
+        if rule is not None and not with_scores:
+            del rule["scores"], rule["weights"]
         row = rows.setdefault(epoch, {"epoch": epoch, "groups": [], "counts": False, "rule": rule})
         row["groups"] = sorted([*row["groups"], len(entry["members"])])
         row["counts"] = row["counts"] or entry["counts"]

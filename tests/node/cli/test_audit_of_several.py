@@ -150,6 +150,22 @@ def test_an_audit_keeps_no_state_of_the_fold_but_the_last(
     assert all("suspicion" in said for said in facts["clients"].values())
 
 
+@pytest.mark.parametrize(("smallest", "told_of"), [(3, True), (1, False)])
+def test_an_audit_scores_groups_and_no_single_update(tmp_path: Path, smallest: int, told_of: bool) -> None:
+    made = make(
+        tmp_path / "run",
+        reputation=True,
+        rule="median",
+        min_group=smallest,
+        allow_minority_groups=True,
+        allow_single_clients=True,
+    )
+    facts = told("audit", made.files.root, "--json", "-")
+    assert facts["verified"], facts["problems"]
+    assert ["scores" in row["rule"] for row in facts["rows"]] == [told_of] * 3
+    assert ["suspicion" in said for said in facts["clients"].values()] == [told_of] * 8
+
+
 def test_the_tables_of_statements_are_those_that_are_audited(tmp_path: Path) -> None:
     """A statement that somebody altered on one disk counts by its true copy on another."""
     made = make(tmp_path / "run")
