@@ -115,7 +115,11 @@ def announce(said: dict[str, Any], cost: Cost, known: Known, deployment: Deploym
 def _show_cost(said: dict[str, Any], cost: Cost) -> None:
     output.print(f"  [dim]{cost.counted} of {cost.entries} entries count now[/]")
     if cost.leaves_out:
-        named = f"{cost.blamed} uploads of {escape(listed(said['clients']))}, and " if cost.blamed else ""
+        named = (
+            f"{cost.blamed} uploads of {escape(listed(said['leaves_out']['clients']))}, and "
+            if cost.blamed
+            else ""
+        )
         output.print(
             f"  [bold]{cost.leaves_out}[/] entries more are left out: {named}[bold]{cost.others}[/] uploads of "
             f"{len(cost.others_names)} other clients, {100 * cost.share:.1f} % of all work",

@@ -375,6 +375,8 @@ def test_the_command_signs_once_and_says_that_nobody_has_it(
     )
     assert "0 of 4 replicas have exclusion 1" in done.stderr
     assert read_exclusions(root, made.files.deployment).exclusions.held[0].reason == "poison"
+    again = run("rollback", root, "--exclude-client", "client-6", "--yes").stdout
+    assert "1 entries more are left out: 1 uploads of client-6, and 2 uploads" in again, "of nobody else's"
     assert run("rollback", root, "--exclude-client", "client-7", "--yes").exit_code == 2
     assert run("rollback", root).exit_code == 2
     assert run("rollback", root, "--undo", "--to", "newest").exit_code == 2
