@@ -66,10 +66,18 @@ def show_left_aside(problems: Iterable[str]) -> None:
 
 
 def confirm(why: str) -> None:
-    """Ask before the operator signs. Raises `ConfigurationError` where nobody can be asked, and ends on a no."""
+    """Ask before the operator signs. Raises `ConfigurationError` where nobody can be asked, and ends on a no.
+
+    Raises `KeyboardInterrupt` for Ctrl-C, or where the answer ends before it has begun.
+    """
     if not (sys.stdin.isatty() and messages.is_terminal):
         raise ConfigurationError(f"nobody can be asked here, and {why}: add --yes")
-    if not typer.confirm("sign it, and send it to the replicas?", err=True):
+    try:
+        agreed = typer.confirm("sign it, and send it to the replicas?", err=True)
+    except typer.Abort:
+        messages.print("\nnothing was changed")
+        raise KeyboardInterrupt from None
+    if not agreed:
         messages.print("nothing was changed")
         raise typer.Exit(int(ExitCode.FAILED))
 

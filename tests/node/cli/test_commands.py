@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 
 from asyncfl.digest import content_digest
 from asyncfl.errors import AsyncflError, ConfigurationError, DeadlineExceeded, ParameterError, StorageError
+from node.commands import common
 from node.commands.common import ExitCode, exit_code, key_values, write_json
 from node.deployment_files import DeploymentDirectory
 
@@ -284,6 +286,20 @@ def test_a_damaged_model_is_a_matter_of_storage(asyncfl: Program, copied: Deploy
     outcome = asyncfl("evaluate", copied.root)
     assert outcome.code == 3
     assert "damaged" in outcome.stderr
+
+
+def test_ctrl_c_at_the_question_before_signing_interrupts(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: Any, **__: Any) -> bool:
+        raise typer.Abort
+
+    monkeypatch.setattr(typer, "confirm", interrupted)
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr(type(common.messages), "is_terminal", True)
+    with pytest.raises(KeyboardInterrupt):  # which ends the program with 130
+        common.confirm("why")
+    assert "nothing was changed" in capsys.readouterr().err
 
 
 def test_key_values_are_toml_or_text() -> None:
