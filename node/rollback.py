@@ -185,7 +185,7 @@ def _find_entry(prefix: str, ledger: Ledger) -> bytes:
     if len(found) != 1:
         how = "no entry" if not found else f"{len(found)} entries"
         raise ConfigurationError(
-            f"--exclude-entry {prefix}: {how} of the ledger here begins so; asyncfl audit --json lists them, and a "
+            f"--exclude-entry: {prefix} begins {how} of the ledger here; asyncfl audit --json lists them, and a "
             f"whole digest ({DIGITS} digits) may be of an entry that is still to come"
         )
     return found[0]
@@ -226,7 +226,7 @@ def _find_version(prefix: str, known: Known) -> Version:
     if len(found) != 1:
         how = "no certified version" if not found else f"{len(found)} certified versions"
         raise ConfigurationError(
-            f"--to {prefix}: {how} of the replicas here begins so; asyncfl model list shows them (or give initial)"
+            f"--to: {prefix} begins {how} of the replicas here; asyncfl model list shows them (or give initial)"
         )
     (version,) = found.values()
     return version

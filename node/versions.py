@@ -100,7 +100,7 @@ def find_version(report: Report, prefix: str) -> Found:
     if len(prefix) < SHORTEST or len(matching) != 1:
         how = "no certified version" if not matching else f"{len(matching)} certified versions"
         raise ConfigurationError(
-            f"{prefix!r}: {how} of the replicas here begins so; give {SHORTEST} digits or more of one that asyncfl "
+            f"{prefix!r} begins {how} of the replicas here; give {SHORTEST} digits or more of one that asyncfl "
             "model list shows, or `newest`"
         )
     return matching[0]
