@@ -20,7 +20,9 @@ def experiment(
     *,
     reduced: Annotated[
         bool,
-        typer.Option("--reduced", help="With the keys of the file's table [reduced]: seconds, to try it."),
+        typer.Option(
+            "--reduced", help="With the keys of the file's table \\[reduced]: seconds or minutes, to try it."
+        ),
     ] = False,
     out: Annotated[
         Path | None,

@@ -302,6 +302,14 @@ def test_ctrl_c_at_the_question_before_signing_interrupts(
     assert "nothing was changed" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("command", "table"), [("experiment", "[reduced]"), ("init", "[training]"), ("export", "[stop]")]
+)
+def test_help_shows_the_names_of_tables(asyncfl: Program, command: str, table: str) -> None:
+    """Brackets are markup to who prints it."""
+    assert table in asyncfl(command, "--help").stdout
+
+
 def test_key_values_are_toml_or_text() -> None:
     pairs = ["a=1", "b=0.5", "c=true", 'd="x"', "e=plain text", "f=[1, 2]", "g="]
     assert key_values("--x", pairs) == {
