@@ -145,7 +145,13 @@ def _export_best(files: DeploymentDirectory, file: Path, rows: int | None, *, js
             "try another --rows"
         )
     best, epoch, data = found
-    model = content_digest(data).hex()
+    model, exclusion = content_digest(data).hex(), ledger.exclusion
+    if not exclusion.is_empty:
+        messages.print(
+            f"[yellow]exclusion {exclusion.number} is in force, and clients measured rows before it on models that "
+            "still had what it leaves out[/]: asyncfl model list shows which accuracies are of a model as it is now",
+            soft_wrap=True,
+        )
     workbench = _workbench(files)
     metadata = {"asyncfl.rows": str(best.rows), "asyncfl.epoch": str(epoch)}
     write_model(file, workbench.layout, workbench.state(data), metadata)
@@ -157,13 +163,14 @@ def _export_best(files: DeploymentDirectory, file: Path, rows: int | None, *, js
             "own_accuracy": best.accuracy,
             "over_rows": width,
             "model": model,
+            "exclusion": exclusion.number,
         }
         write_json(facts, Path("-"))
         return
+    rows_now = len(ledger.counted_head.rows(1))
     output.print(
-        f"wrote {escape(str(file))}: the model after {best.rows} of {len(ledger.rows())} rows (up to epoch "
-        f"{epoch}), model {model[:16]}; accuracy on clients' own test data [bold]{best.accuracy:.4f}[/] over {width} "
-        "rows",
+        f"wrote {escape(str(file))}: the model after {best.rows} of {rows_now} rows (up to epoch {epoch}), model "
+        f"{model[:16]}; accuracy on clients' own test data [bold]{best.accuracy:.4f}[/] over {width} rows",
         soft_wrap=True,
     )
 

@@ -122,8 +122,11 @@ def test_the_best_model_is_worked_out_under_the_latest_exclusion(tmp_path: Path)
             made.write(index, put)
     ask = ("export", made.files.root, tmp_path / "best.safetensors", "--best", "--rows", "1", "--json")
     facts = told(*ask)
+    assert facts["exclusion"] == 1
     made.write(0, put)
     assert told(*ask) == facts
+    done = CliRunner().invoke(app, [str(each) for each in ask], env={"COLUMNS": "100"})
+    assert "exclusion 1 is in force" in done.stderr
 
 
 def test_an_audit_keeps_no_state_of_the_fold_but_the_last(
