@@ -1,6 +1,6 @@
 """The simulator's observer, for tests: it raises at the first broken rule, and keeps every message."""
 
-from typing import NoReturn
+from typing import NoReturn, TypeVar
 
 from asyncfl.effects import Effect, Send
 from asyncfl.messages import Manifest, Message, Reveal
@@ -45,10 +45,13 @@ class Observer(simulated.Observer):
         )
 
 
-def sent(observer: Observer, kind: type[Message], source: bytes | None = None) -> list[Message]:
+Kind = TypeVar("Kind", bound=Message)
+
+
+def sent(observer: Observer, kind: type[Kind], source: bytes | None = None) -> list[Kind]:
     """Messages of one type, in order."""
     return [m for key, _, m in observer.messages if isinstance(m, kind) and source in (None, key)]
 
 
 def reveals(observer: Observer) -> list[Reveal]:
-    return [m for m in sent(observer, Reveal) if isinstance(m, Reveal)]
+    return sent(observer, Reveal)

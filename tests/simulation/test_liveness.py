@@ -1,13 +1,15 @@
 """Training goes on whatever one part does: attacks (iv) of the design, and crashes of whole nodes."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
 from asyncfl.effects import Effect, Send
-from asyncfl.messages import Ready, Task, Wait
+from asyncfl.messages import Message, Ready, Task, Wait
 from asyncfl.replica import Replica
 from asyncfl.replica.status import ARRIVAL_SECONDS
-from asyncfl.simulation import Simulation
+from asyncfl.simulation import Node, Simulation
 from tests.core.builders import make_parameters, make_simulation
 from tests.simulation.observer import Observer
 
@@ -112,10 +114,10 @@ def test_a_client_that_only_says_ready_stops_nothing() -> None:
     simulation = make_simulation(last_epoch=EPOCHS)
     lazy = simulation.client_key(5)
 
-    def drop_tasks(source: object, target: object, message: object) -> object:
-        return None if isinstance(message, Task) and target.key == lazy else message  # type: ignore[attr-defined]
+    def drop_tasks(source: Node, target: Node, message: Message) -> Message | None:
+        return None if isinstance(message, Task) and target.key == lazy else message
 
-    simulation.network.on_message = drop_tasks  # type: ignore[assignment]
+    simulation.network.on_message = drop_tasks
     simulation.start()
 
     def others_done() -> bool:
@@ -137,8 +139,8 @@ class WaitForEver(Replica):
             for e in effects
         ]
 
-    def receive(self, *arguments: object) -> list[Effect]:  # type: ignore[override]
-        return self._without_tasks(super().receive(*arguments))  # type: ignore[arg-type]
+    def receive(self, peer: bytes, message: Message, now: float) -> list[Effect]:
+        return self._without_tasks(super().receive(peer, message, now))
 
     def tick(self, now: float) -> list[Effect]:
         return self._without_tasks(super().tick(now))
@@ -147,9 +149,8 @@ class WaitForEver(Replica):
 def test_a_coordinator_that_answers_wait_for_ever_stops_nothing() -> None:
     made: list[Replica] = []
 
-    def make(*arguments: object) -> Replica:
-        kind = WaitForEver if len(made) == 1 else Replica
-        made.append(kind(*arguments))  # type: ignore[arg-type]
+    def make(*arguments: Any) -> Replica:
+        made.append((WaitForEver if len(made) == 1 else Replica)(*arguments))
         return made[-1]
 
     simulation = Simulation(make_parameters(), 16, last_epoch=EPOCHS, make_replica=make)

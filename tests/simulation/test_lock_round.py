@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from asyncfl.effects import Table
+from asyncfl.effects import Blobs, Table
 from asyncfl.identity import Identity
 from asyncfl.messages import (
     GroupId,
@@ -25,10 +25,10 @@ from asyncfl.messages import (
 from asyncfl.replica import Replica
 from asyncfl.replica.coordination import Coordination
 from asyncfl.replica.items import Items
-from asyncfl.replica.jobs import Dealt
+from asyncfl.replica.jobs import Dealt, VerifyUpload
 from asyncfl.replica.locks import LockTable
 from asyncfl.replica.uploads import UploadRecord
-from asyncfl.simulation import Simulation
+from asyncfl.simulation import Node, Simulation
 from tests.core.builders import make_parameters
 from tests.simulation.observer import Observer, sent
 
@@ -103,16 +103,16 @@ class Attack:
 
     def opened_sets(self) -> list[frozenset[bytes]]:
         """Sets of uploads that honest replicas gave sums of shares for."""
-        groups = {m.group for m in sent(self.observer, ShareSum) if isinstance(m, ShareSum)}
+        groups = {m.group for m in sent(self.observer, ShareSum)}
         return [
             frozenset(member.manifest for member in content.members)
             for group, content in self.contents.items()
             if group in groups
         ]
 
-    def of_cell(self, kind: type[Locked] | type[ShareSum]) -> list[Message]:
+    def of_cell(self, kind: type[Locked] | type[ShareSum]) -> list[Locked | ShareSum]:
         """Honest replicas' messages about the attacked cell."""
-        return [m for m in sent(self.observer, kind) if m.id.cell == 0]  # type: ignore[union-attr]
+        return [m for m in sent(self.observer, kind) if m.id.cell == 0]
 
     contents: dict[bytes, LockContent]
 
@@ -209,7 +209,7 @@ def test_a_group_below_the_minimum_is_never_locked(monkeypatch: pytest.MonkeyPat
         return
     attack.try_everything({j: [attack.content(attack.records[:size], 0)] for j in (1, 2, 3)})
     assert not attack.opened_sets()
-    assert all("min_group" in m.reason for m in sent(attack.observer, LockRefused))  # type: ignore[union-attr]
+    assert all("min_group" in m.reason for m in sent(attack.observer, LockRefused))
 
 
 def test_another_replica_cannot_ask_in_the_coordinators_name(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -241,9 +241,7 @@ def test_a_lock_survives_the_entry_and_restarts_and_stops_a_second_opening(
     before = len(sent(attack.observer, ShareSum))
     less = attack.content(attack.records[1:], 1)
     attack.try_everything({j: [less] for j in (1, 2, 3)})
-    assert not [
-        m for m in sent(attack.observer, Locked) if isinstance(m, Locked) and m.group == less.digest()
-    ]
+    assert not [m for m in sent(attack.observer, Locked) if m.group == less.digest()]
     assert len(sent(attack.observer, ShareSum)) == before
 
 
@@ -254,16 +252,11 @@ def test_share_bad_does_not_wedge_an_honest_coordinator(monkeypatch: pytest.Monk
 
     from asyncfl.replica import uploads as module
 
-    honest = module.VerifyUpload
+    class Doubting(VerifyUpload):
+        def run(self, blobs: Blobs) -> Dealt:
+            dealt = super().run(blobs)
+            return Dealt(None) if self.index == 3 else dealt
 
-    def run(self: object, blobs: object) -> Dealt:
-        dealt = honest.run(self, blobs)  # type: ignore[arg-type]
-        return Dealt(None) if self.index == 3 else dealt  # type: ignore[attr-defined]
-
-    class Doubting(honest):  # type: ignore[misc, valid-type]
-        pass
-
-    monkeypatch.setattr(Doubting, "run", run)
     monkeypatch.setattr(module, "VerifyUpload", Doubting)
     observer = Observer(simulation)
     simulation.start()
@@ -284,16 +277,16 @@ def test_a_replica_without_any_upload_pulls_them_and_signs(monkeypatch: pytest.M
     deaf = simulation.replica_key(2)
     asked: set[bytes] = set()
 
-    def lose_relays(source: object, target: object, message: Message) -> Message | None:
+    def lose_relays(source: Node, target: Node, message: Message) -> Message | None:
         from asyncfl.messages import ManifestRequest
 
-        if isinstance(message, ManifestRequest) and source.key == deaf:  # type: ignore[attr-defined]
+        if isinstance(message, ManifestRequest) and source.key == deaf:
             asked.update(message.manifests)
         wanted = isinstance(message, Relay) and message.manifest.digest() in asked
-        lost = isinstance(message, Relay) and target.key == deaf and not wanted  # type: ignore[attr-defined]
+        lost = isinstance(message, Relay) and target.key == deaf and not wanted
         return None if lost else message
 
-    simulation.network.on_message = lose_relays  # type: ignore[assignment]
+    simulation.network.on_message = lose_relays
     simulation.start()
     simulation.network.run(until=lambda: len(simulation.replica(0).context.ledger.items) >= 6, seconds=100)
     assert sent(observer, Locked, deaf)
@@ -324,6 +317,6 @@ def test_a_group_that_was_revealed_is_not_signed_after_another_one_was(
     attack.say(3, attack.lock(whole))
     attack.say(3, attack.lock(less))
     network.run(seconds=1)
-    given = [m.group for m in sent(attack.observer, Locked, key) if isinstance(m, Locked)]
+    given = [m.group for m in sent(attack.observer, Locked, key)]
     assert less.digest() in given
     assert whole.digest() not in given

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import pytest
 
 from asyncfl.client.context import State
+from asyncfl.effects import Send
 from asyncfl.errors import ConfigurationError
 from asyncfl.messages import Front, RosterStatement
 from asyncfl.simulation import Simulation
@@ -217,5 +218,5 @@ def test_the_operator_is_answered_once_the_statement_is_on_disk() -> None:
     effects = replica.receive(operator, statement, 1.0)
     kinds = [type(getattr(effect, "message", effect)).__name__ for effect in effects]
     assert kinds.index("Persist") < kinds.index("RosterStatement") < kinds.index("Front")
-    front = next(e.message for e in effects if isinstance(getattr(e, "message", None), Front))  # type: ignore[union-attr]
-    assert front.roster == 1
+    fronts = [e.message for e in effects if isinstance(e, Send) and isinstance(e.message, Front)]
+    assert fronts[0].roster == 1

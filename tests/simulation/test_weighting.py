@@ -35,8 +35,9 @@ def train(weighting: str, seed: int = 0) -> np.ndarray:
     )
     simulation.start()
     assert simulation.network.run(until=simulation.is_drained, seconds=600)
-    names = {replica.models.latest.model for replica in simulation.running_replicas()}  # type: ignore[union-attr]
-    (name,) = names
+    latest = [replica.models.latest for replica in simulation.running_replicas()]
+    assert None not in latest
+    (name,) = {record.model for record in latest if record is not None}
     return np.frombuffer(simulation.network.nodes[simulation.replica_key(1)].blobs.read(name), dtype="<f4")
 
 
