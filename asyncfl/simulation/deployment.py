@@ -20,6 +20,7 @@ from asyncfl.parameters import Parameters
 from asyncfl.replica import Replica
 from asyncfl.schedule import Schedule
 from asyncfl.simulation.network import Durable, Network, Node
+from asyncfl.simulation.randomness import Seeded
 from asyncfl.stopping import Stop
 
 JOB_SECONDS = 0.01
@@ -108,6 +109,7 @@ class Simulation:
         self.exclusions: list[ExclusionStatement] = []
         """Every exclusion that the operator has signed, in that order."""
         self.network = Network(self.seed, linked=lambda a, b: a.key in replica_keys or b.key in replica_keys)
+        self.network.prepare = Seeded(self.seed)
         for index, identity in enumerate(self.replica_ids):
             self.network.add(self._replica_node(index, identity))
         for number, identity in enumerate(self.client_ids):

@@ -15,7 +15,6 @@ from asyncfl.simulation.disclosures import Violation
 from asyncfl.simulation.faults import Rollback, RosterChange, apply
 from asyncfl.simulation.observer import Observer
 from asyncfl.simulation.progress import Progress
-from asyncfl.simulation.randomness import Seeded
 from asyncfl.simulation.rollbacks import arrange_rollbacks
 from asyncfl.simulation.scenario import Scenario
 from asyncfl.simulation.sharing import Shared
@@ -68,7 +67,7 @@ def run(
     )
     network = simulation.network
     network.latency, network.tick_seconds = scenario.latency, 0.2
-    seeded, shared = Seeded(scenario.seed), Shared()
+    seeded, shared = network.prepare, Shared()
     network.prepare = lambda node, job: shared.prepare(seeded(node, job))
     changes = [fault for fault in scenario.faults if isinstance(fault, RosterChange)]
     liars = {attack.node for attack in scenario.attacks}

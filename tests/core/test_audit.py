@@ -79,9 +79,11 @@ def test_replicas_of_an_honest_run_do_not_contradict_each_other() -> None:
     assert list(find_differences({str(j): audit(replica=j) for j in range(4)})) == []
 
 
-def first_item(tables: Tables) -> tuple[bytes, ItemRecord]:
-    name = min(tables[Table.ITEMS])
-    return name, ItemRecord.decode(tables[Table.ITEMS][name])
+def first_item(tables: Tables, epoch: int = 1) -> tuple[bytes, ItemRecord]:
+    """The entry of `epoch` whose name is least."""
+    records = {name: ItemRecord.decode(encoded) for name, encoded in tables[Table.ITEMS].items()}
+    name = min(name for name, record in records.items() if record.item.id.epoch == epoch)
+    return name, records[name]
 
 
 def forged_lock(tables: Tables, blobs: dict[bytes, bytes]) -> str:
@@ -197,11 +199,13 @@ def test_what_was_changed_is_found_and_named(
 
 def test_one_lost_sum_is_one_cause_however_many_versions_it_keeps_from_being_computed() -> None:
     tables, blobs = state()
-    _, record = first_item(tables)
+    _, record = first_item(tables, epoch=2)
     del blobs[record.item.opened]
     found = audit(tables, blobs)
     _, versions = found.problems
-    assert f"and {len(found.versions) - len(found.models) - 1} more: the model cannot be computed" in versions
+    more = len(found.versions) - len(found.models) - 1
+    assert more >= 2
+    assert f"and {more} more: the model cannot be computed" in versions
 
 
 def test_a_model_that_the_entries_do_not_make_is_found_even_with_valid_signatures() -> None:

@@ -15,7 +15,6 @@ from typing import Final
 from asyncfl.effects import Notify
 from asyncfl.simulation.deployment import Simulation
 from asyncfl.simulation.faults import Crash, Fault, Partition, apply
-from asyncfl.simulation.randomness import Seeded
 from asyncfl.simulation.scenario import Scenario
 from asyncfl.simulation.tracing import Event, record
 
@@ -61,7 +60,6 @@ def trace(name: str) -> str:
         course.first_training if (client, epoch) == (SLOW, 1) else 0.4 + 0.15 * client
     )
     network, events = simulation.network, deque[Event]()
-    network.prepare = Seeded(7)
     record(network, events)
     apply(network, course.faults)
     simulation.start()

@@ -14,7 +14,6 @@ from asyncfl.messages import Convictions, EvidenceRequest, Exhibit, Message, Sha
 from asyncfl.simulation import Network, Node, Simulation
 from asyncfl.simulation.attackers import Attack, corrupt
 from asyncfl.simulation.observer import Observer
-from asyncfl.simulation.randomness import Seeded
 from asyncfl.simulation.scenario import Scenario
 from tests.core.builders import make_parameters
 from tests.evidence.crimes import crimes
@@ -73,7 +72,7 @@ class Run:
         scenario = Scenario(seed, 4, 1, 8, epochs=epochs)
         self.simulation = Simulation(scenario.parameters(), 8, seed=seed, last_epoch=epochs)
         network = self.network = self.simulation.network
-        network.tick_seconds, network.prepare = 0.2, Seeded(seed)
+        network.tick_seconds = 0.2
         self.attacks: tuple[Attack, ...] = ()
         if name is not None:
             liars = ("replica-0",) if ATTACKERS[name].role == "replica" else ("client-0", "client-4")
@@ -147,7 +146,6 @@ def test_the_frame_up_convicts_the_liars_alone() -> None:
     believed shows in tests/simulation/test_mutations.py, `blame-by-few`."""
     scenario = BY_NAME["blame-by-few"].scenario(1)
     simulation = Simulation(scenario.parameters(), scenario.clients, seed=1, last_epoch=1)
-    simulation.network.prepare = Seeded(1)
     corrupt(simulation, scenario.attacks)
     observer = Observer(simulation, simulation.federation.replica_keys[:2])
     simulation.start()
