@@ -101,10 +101,16 @@ def _proven(files: DeploymentDirectory, facts: dict[str, Any]) -> list[str]:
 def _described(files: DeploymentDirectory, name: str) -> dict[str, Any]:
     said = read_status(files, name)
     if not said:
-        kept = files.status_file(name).exists()
-        return {"running": False, "state": "of another deployment" if kept else "never run here"}
+        return {"running": False, "state": _without_status(files.status_file(name))}
     running = _lives(said.get("pid")) and time.time() - said.get("time", 0) < FRESH_SECONDS
     return {**said, "running": running, "state": said.get("state") if running else "not running"}
+
+
+def _without_status(path: Path) -> str:
+    try:
+        return "of another deployment" if path.exists() else "never run here"
+    except PermissionError:
+        return "not readable"
 
 
 def _lives(pid: Any) -> bool:

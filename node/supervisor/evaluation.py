@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, Final
 
@@ -149,9 +150,10 @@ class Evaluator(Child):
 
 
 def find_blob(directory: DeploymentDirectory, digest: str) -> Path | None:
-    """A file of this digest in some replica's store, running or not."""
+    """A file of this digest in some replica's store, running or not; stores of other users are passed over."""
     for replica in directory.deployment.replicas:
         path = directory.state(replica.name) / "blobs" / digest[:2] / digest
-        if path.is_file():
-            return path
+        with suppress(PermissionError):
+            if path.is_file():
+                return path
     return None

@@ -86,5 +86,5 @@ def test_an_evaluator_that_ends_is_noticed_with_its_last_words(copied: Deploymen
 def test_the_evaluator_ends_when_its_standard_input_ends(evaluator: Evaluator) -> None:
     assert evaluator.pid is not None
     evaluator.stdin.close()
-    assert evaluator.wait(30)
+    assert evaluator.wait(90)
     assert gone(evaluator.pid)
