@@ -1,12 +1,14 @@
-"""The same function on many arguments, side by side in worker processes."""
+"""The same function on many arguments, side by side in worker processes, which end with this one."""
 
 from __future__ import annotations
 
 import multiprocessing
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from multiprocessing.connection import wait
 from typing import TypeVar
 
 Argument = TypeVar("Argument")
@@ -30,8 +32,17 @@ def map_in_workers(
 
 
 def _begin() -> None:
-    """The workers share the machine's cores, and end with Ctrl-C, without a word."""
+    """The workers share the machine's cores, and end with Ctrl-C, without a word, or when their parent is gone."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        # A pool's workers hold both ends of its pipes: left alone they would wait for work for ever.
+        wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, name="end-with-parent", daemon=True).start()
     os.environ["OMP_NUM_THREADS"] = "1"
     import torch
 
