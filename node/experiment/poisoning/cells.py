@@ -14,6 +14,7 @@ from asyncfl.digest import content_digest
 from asyncfl.errors import StorageError
 from node.experiment.poisoning.configuration import Cell, Poisoning
 from node.experiment.poisoning.course import run_cell
+from node.experiment.provenance import made_with
 from node.whole_files import write_whole
 from node.workers import map_in_workers
 
@@ -31,7 +32,8 @@ def run_cells(
 ) -> dict[str, Any]:
     """The result, as plain JSON values. `data` holds the archive; `out/cells` keeps what is done, under None nothing.
 
-    A cell that is there, made with the same settings, is not run again. `on_cell` is called with the facts of each, and
+    A cell that is there, made with the same settings, is not run again, whatever program made it: `made_with` tells.
+    `on_cell` is called with the facts of each, and
     whether they were there. `workers` processes run cells, at one thread each. Raises `StorageError`;
     `ConfigurationError` for the data.
     """
@@ -53,7 +55,7 @@ def _find_or_run(
     found = None if path is None else _read(path, mark)
     if found is not None:
         return found, True
-    found = {**run(experiment, cell, data), "settings": mark}
+    found = {**run(experiment, cell, data), "made_with": made_with(), "settings": mark}
     if path is not None:
         _write(path, found)
     return found, False

@@ -19,6 +19,8 @@ WITH_OPTIONS: Final = ("bucketing", "nearest_neighbor_mixing")
 """Pre-aggregators: rules only with another one behind them."""
 WITH_REPUTATION: Final = "+reputation"
 """Behind a rule's name: suspect groups are drawn to the centre before the rule sees them, as in the fold."""
+WITHOUT_HOLDOUT: Final = "fedaot-agreement"
+"""FedAOT as replicas run it: it learns from the agreement among inputs, no clean examples."""
 NOBODY: Final = "none"
 """The attack of cells without attackers."""
 
@@ -110,8 +112,9 @@ class Poisoning(_Section):
     def _check(self) -> Self:
         for rule in self.rules:
             plain = rule.removesuffix(WITH_REPUTATION)
-            if plain not in RULES or plain in WITH_OPTIONS:
-                known = ", ".join(name for name in RULES if name not in WITH_OPTIONS)
+            names = (*(name for name in RULES if name not in WITH_OPTIONS), WITHOUT_HOLDOUT)
+            if plain not in names:
+                known = ", ".join(names)
                 raise ValueError(f"no rule is called {rule!r}; there are {known}")
         for attack in (*self.attacks, *self.unseen, *(self.learned.attacks if self.learned else ())):
             try:

@@ -175,9 +175,10 @@ def run_cell(experiment: Poisoning, cell: Cell, directory: Path, device: str | N
 
 def _learned(experiment: Poisoning, cell: Cell, world: World, device: str | None) -> Trust | None:
     """What FedAOT has learned under other attacks, from the same clients."""
-    if experiment.learned is None or not cell.rule.startswith("fedaot"):
+    defence = make_defence(cell.rule.removesuffix(WITH_REPUTATION), None)
+    if experiment.learned is None or not isinstance(defence, Learning):
         return None
-    course, defence = Course(experiment, cell, world, device), Learning(Trust())
+    course = Course(experiment, cell, world, device)
     attacks = [make_attack(name) for name in experiment.learned.attacks]
     for epoch in range(1, experiment.learned.epochs + 1):
         course.step(epoch, attacks[epoch % len(attacks)] if world.malicious else None, defence)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 from asyncfl.rules import FedAOT, FLTrust, Rule, Trust, make_rule
+from node.experiment.poisoning.configuration import WITHOUT_HOLDOUT
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -57,16 +58,18 @@ class Trusting(Defence):
 
 
 class Learning(Defence):
-    """FedAOT with a hold-out set."""
+    """FedAOT, with a hold-out set or by agreement alone."""
 
-    def __init__(self, trust: Trust) -> None:
+    def __init__(self, trust: Trust, *, by_agreement: bool) -> None:
         self.trust = trust
+        self._by_agreement = by_agreement
 
     def stands(self, inputs: int, byzantine: int) -> int:
         return most(FedAOT(), inputs, byzantine)
 
     def aggregate(self, inputs: Tensor, byzantine: int, holdout: Holdout) -> tuple[Tensor, Tensor | None]:
-        weighed = FedAOT(trust=self.trust).step(inputs, byzantine, holdout.gradient)
+        gradient = None if self._by_agreement else holdout.gradient
+        weighed = FedAOT(trust=self.trust).step(inputs, byzantine, gradient)
         self.trust = weighed.trust
         return weighed.aggregate, weighed.weights
 
@@ -84,6 +87,6 @@ def make_defence(rule: str, trust: Trust | None) -> Defence:
     """`trust`: what FedAOT begins with; None: as it comes."""
     if rule == "fltrust":
         return Trusting()
-    if rule == "fedaot":
-        return Learning(trust or Trust())
+    if rule in ("fedaot", WITHOUT_HOLDOUT):
+        return Learning(trust or Trust(), by_agreement=rule == WITHOUT_HOLDOUT)
     return Plain(make_rule(rule))

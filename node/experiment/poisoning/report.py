@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any, Final
 
 from rich.markup import escape
@@ -81,7 +82,17 @@ def markdown(result: dict[str, Any]) -> str:
         parts.append(_page_table(title, _rows(result, measure), rules))
     parts.append(_page_table("points lost to unseen attacks", _drops(result), rules))
     parts.append(_attribution(result))
+    parts.append(_made_with(result))
     return "\n".join(part for part in parts if part)
+
+
+def _made_with(result: dict[str, Any]) -> str:
+    """The programs that made the runs; more than one where code changed before an experiment was resumed."""
+    runs = Counter(
+        ", ".join(f"{name} {version}" for name, version in cell.get("made_with", {}).items())
+        for cell in result["cells"]
+    )
+    return "".join(f"{count} runs with {made or 'an unknown program'}\n" for made, count in runs.items())
 
 
 def _attribution(result: dict[str, Any]) -> str:

@@ -18,7 +18,7 @@ from torch.nn.functional import cross_entropy
 from asyncfl.messages import Settings
 from asyncfl.model import Layout
 from asyncfl.poisoning.interface import generator
-from node.experiment.poisoning.world import Labelled
+from node.experiment.poisoning.world import ConvNet, Labelled
 
 AT_ONCE: Final = 256
 """Clients that are trained side by side: more only takes memory."""
@@ -40,12 +40,20 @@ class CohortTrainer:
         self._layout, self._seed, self._device = layout, seed, device
         self._at_once = 1 if convolves and device.type == "cpu" else AT_ONCE
         module = build().to(device)
+        if isinstance(module, ConvNet):
+            module.side_by_side = self._at_once > 1
 
         def loss(parameters: dict[str, Tensor], inputs: Tensor, labels: Tensor) -> Tensor:
             return cross_entropy(functional_call(module, parameters, (inputs,)), labels)
 
-        self._one: Callable[..., dict[str, Tensor]] = grad(loss)
-        self._many: Callable[..., dict[str, Tensor]] = vmap(self._one)
+        def slopes(parameters: dict[str, Tensor], inputs: Tensor, labels: Tensor) -> dict[str, Tensor]:
+            leaves = {name: part.requires_grad_() for name, part in parameters.items()}
+            found = torch.autograd.grad(loss(leaves, inputs, labels), list(leaves.values()))
+            return dict(zip(leaves, found, strict=True))
+
+        # For one client the tape takes three quarters of the time of a transformed function.
+        self._one: Callable[..., dict[str, Tensor]] = slopes
+        self._many: Callable[..., dict[str, Tensor]] = vmap(grad(loss))
 
     def train(
         self,
@@ -95,7 +103,7 @@ class CohortTrainer:
     def _slopes(self, parameters: dict[str, Tensor], inputs: Tensor, labels: Tensor) -> dict[str, Tensor]:
         if len(inputs) > 1:
             return self._many(parameters, inputs, labels)
-        alone = self._one({name: part[0] for name, part in parameters.items()}, inputs[0], labels[0])
+        alone = self._one({name: part[0].detach() for name, part in parameters.items()}, inputs[0], labels[0])
         return {name: part.unsqueeze(0) for name, part in alone.items()}
 
     def _order(self, count: int, wanted: int, number: int, epoch: int) -> Tensor:

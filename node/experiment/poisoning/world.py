@@ -131,9 +131,13 @@ def _shrunk(images: Tensor, factor: int) -> Tensor:
 
 
 class ConvNet(SmallConvNet):
-    """`SmallConvNet` without its memory format, which models that are trained side by side cannot have."""
+    """`SmallConvNet`, without its memory format while several are trained side by side."""
+
+    side_by_side = True
 
     def forward(self, images: Tensor) -> Tensor:
+        if not self.side_by_side:
+            return super().forward(images)
         planes = images.unsqueeze(1) if images.ndim == 3 else images.permute(0, 3, 1, 2)
         scaled = planes.to(self.classifier.weight.dtype) / 127.5 - 1
         logits: Tensor = self.classifier(self.features(scaled).flatten(1))
