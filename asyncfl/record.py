@@ -39,7 +39,10 @@ class VersionRecord:
     def decode(cls, value: bytes) -> VersionRecord:
         """Raises `MalformedMessage`."""
         try:
-            certificate, exclusion, at, base, rows = unpack(value, limit=MAX_RECORD_BYTES)
+            # Our own disk's: a version written down whole has as many rows as training had epochs.
+            certificate, exclusion, at, base, rows = unpack(
+                value, limit=MAX_RECORD_BYTES, elements=MAX_RECORD_BYTES
+            )
             decoded = tuple(Row(epoch=epoch, items=_split(items)) for epoch, items in rows)
             return cls(Certificate.decode(certificate), bytes(exclusion), float(at), bytes(base), decoded)
         except (TypeError, ValueError) as error:

@@ -108,21 +108,21 @@ def pack(value: Any) -> bytes:
     return cast(bytes, msgpack.packb(value, use_bin_type=True))
 
 
-def unpack(data: bytes | memoryview, *, limit: int = MAX_MESSAGE_BYTES) -> Any:
+def unpack(data: bytes | memoryview, *, limit: int = MAX_MESSAGE_BYTES, elements: int = MAX_ELEMENTS) -> Any:
     """Plain values from msgpack, arrays as tuples; no maps, no extension types, arrays at most `MAX_DEPTH` deep.
 
-    Raises `MalformedMessage`.
+    `elements` bounds those of all arrays together. Raises `MalformedMessage`.
     """
     if len(data) > limit:
         raise MalformedMessage(f"message of {len(data)} bytes exceeds the limit of {limit}")
     try:
-        _check_shape(data)
+        _check_shape(data, elements)
         return msgpack.unpackb(data, raw=False, use_list=False, max_ext_len=0, max_map_len=0)
     except (ValueError, IndexError, msgpack.exceptions.UnpackException) as error:
         raise MalformedMessage(f"not a valid message: {error}") from None
 
 
-def _check_shape(data: bytes | memoryview) -> None:
+def _check_shape(data: bytes | memoryview, most: int) -> None:
     """Walk the bytes without building anything. Raises `ValueError`, or `IndexError` where they end too early."""
     size, at, elements = len(data), 0, 0
     awaited: list[int] = []
@@ -138,8 +138,8 @@ def _check_shape(data: bytes | memoryview) -> None:
         elif width == _ARRAY:
             at, count = _array(data, at, first)
             elements += count
-            if elements > MAX_ELEMENTS:
-                raise ValueError(f"arrays of more than {MAX_ELEMENTS} elements")
+            if elements > most:
+                raise ValueError(f"arrays of more than {most} elements")
             if len(awaited) == MAX_DEPTH:
                 raise ValueError(f"arrays more than {MAX_DEPTH} deep")
             awaited.append(count + 1)

@@ -6,8 +6,10 @@ old parts differ, full rows are requested in pages.
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import OrderedDict, deque
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 
 from asyncfl.ledger import Link, Rows, compute_chain, is_ordered
 from asyncfl.messages import Row, RowsRequest, View
@@ -19,6 +21,8 @@ RECENT_ROWS = 12
 PAGE_ROWS = 128
 PAGE_ITEMS = 8192
 KEEP_BASES = 64
+ASK_AHEAD = 1024
+"""Of the items that a replica shows and that are not held, so many are looked at to ask for."""
 ANSWER_SECONDS = 3 * RESEND_SECONDS
 """A page that has not come by then is not waited for: its version may be forgotten."""
 
@@ -32,6 +36,8 @@ class PeerRows:
     base_epoch: int
     recent: Rows
     entries: int
+    lacking: deque[bytes]
+    """Its items that were not held when they were shown, less those at the front that came since."""
     older: Rows | None = None
     """The rows inside `base`, where this ledger's own differ and pages have given them."""
     pages: list[Row] = field(default_factory=list)
@@ -43,6 +49,17 @@ class PeerRows:
     malformed: bool = False
     """Its rows, or those inside `base`, are no version."""
 
+    def lacks(self, held: Mapping[bytes, object]) -> bool:
+        """Whether an item that was shown is not held. Asked at every event, about names that may not exist."""
+        while self.lacking and self.lacking[0] in held:
+            self.lacking.popleft()
+        return bool(self.lacking)
+
+    def next_lacking(self, held: Mapping[bytes, object]) -> list[bytes]:
+        """Items to ask for: the first that were shown and are not held."""
+        self.lacks(held)
+        return [name for name in islice(self.lacking, ASK_AHEAD) if name not in held]
+
 
 class Gossip:
     """Views of the other replicas' ledgers."""
@@ -50,8 +67,6 @@ class Gossip:
     def __init__(self, context: Context, items: Items) -> None:
         self.context = context
         self.items = items
-        self.heard: set[int] = set()
-        """Replicas whose view was seen since the start."""
         self.targets: dict[int, PeerRows] = {}
         """The newest version each replica has shown, or the one whose old rows are being fetched."""
         self._pinned: dict[int, PeerRows] = {}
@@ -78,7 +93,6 @@ class Gossip:
     def receive_view(self, replica: int, message: View) -> PeerRows | None:
         """Note a view; returns what is known of its rows, or None for one that contradicts itself."""
         ledger, context = self.context.ledger, self.context
-        self.heard.add(replica)
         epochs = [row.epoch for row in message.rows]
         if epochs != sorted(set(epochs)) or (epochs and epochs[0] <= message.base_epoch):
             context.notify("malformed_view", "warning", replica=replica)
@@ -90,7 +104,10 @@ class Gossip:
             target.version != version and (message.pinned or not self._is_fetching(target))
         ):
             asked_at = target.asked_at if target is not None else float("-inf")
-            target = PeerRows(version, message.base, message.base_epoch, message.rows, message.entries)
+            target = PeerRows(
+                version, message.base, message.base_epoch, message.rows, message.entries,
+                deque(ledger.missing(message.rows)),
+            )  # fmt: skip
             target.asked_at = asked_at
             known[replica] = target
         is_fetched = target.malformed or self._is_fetching(target)
@@ -98,7 +115,7 @@ class Gossip:
         if is_due and not self._is_base_known(target):
             target.pages = []
             self._ask(replica, target, 1)
-        self.items.request(replica, ledger.missing(message.rows))
+        self.items.request(replica, ledger.missing(message.rows)[:ASK_AHEAD])
         return target
 
     def _ask(self, replica: int, target: PeerRows, first: int) -> None:
@@ -120,7 +137,7 @@ class Gossip:
         own = ledger.link_before(target.base_epoch + 1)
         if own.chain == target.base:
             return own
-        if target.older is None or ledger.missing(target.older):
+        if target.older is None:
             return None
         base = ledger.extended(ledger.start, target.older)
         if base is None:
@@ -129,7 +146,7 @@ class Gossip:
 
     def resolve(self, target: PeerRows) -> Link | None:
         """The version that another replica showed, once every item of it is held here."""
-        if target.malformed or self.context.ledger.missing(target.recent):
+        if target.malformed or target.lacks(self.context.ledger.items):
             return None
         base = self._base(target)
         head = None if base is None else self.context.ledger.extended(base, target.recent)
@@ -141,10 +158,6 @@ class Gossip:
         """Said once: nothing that comes later makes a version of it."""
         target.malformed, target.following, target.pages = True, 0, []
         self.context.notify("malformed_view", "warning", version=target.version.hex()[:12])
-
-    def _lacking(self, target: PeerRows) -> list[bytes]:
-        """Items that a replica has shown and that are not held here."""
-        return self.context.ledger.missing((*target.pages, *target.recent))
 
     def receive_rows_request(self, replica: int, message: RowsRequest) -> None:
         """Rows of the version that was shown: a pinned one never gets what came late for it."""
@@ -181,7 +194,9 @@ class Gossip:
         if sum(len(row.items) for row in target.pages) > target.entries:
             self._reject(target)
             return
-        self.items.request(replica, self.context.ledger.missing(target.pages))
+        # Of older rows, so asked for before those of the view.
+        target.lacking.extendleft(reversed(self.context.ledger.missing(message.rows)))
+        self.items.request(replica, target.next_lacking(self.context.ledger.items))
         if message.more and epochs and epochs[-1] < target.base_epoch:
             target.following = epochs[-1] + 1
             self._turn_page(replica, target)
@@ -195,9 +210,10 @@ class Gossip:
 
         A liar could else fill the memory with rows of items that nobody has.
         """
-        if not target.following or self.context.ledger.missing(target.pages):
+        ledger = self.context.ledger
+        if not target.following or (target.lacks(ledger.items) and ledger.missing(target.pages)):
             return
-        if not all(map(self.context.ledger.holds_in_row, target.pages)):
+        if not all(map(ledger.holds_in_row, target.pages)):
             self._reject(target)
             return
         first, target.following = target.following, 0
@@ -216,7 +232,7 @@ class Gossip:
             self._show_at = self.context.now + RESEND_SECONDS
         for replica, target in (*self.targets.items(), *self._pinned.items()):
             if target.version != version:
-                self.items.request(replica, self._lacking(target))
+                self.items.request(replica, target.next_lacking(self.context.ledger.items))
                 self._turn_page(replica, target)
 
     def _is_anybody_behind(self) -> bool:
@@ -226,14 +242,13 @@ class Gossip:
 
     @property
     def is_caught_up(self) -> bool:
-        """Whether n-t replicas (this one included) were heard and nothing they showed is missing here.
+        """Whether nothing is missing here of what n-t replicas (this one included) have shown.
 
-        What a proven liar shows may not exist.
+        What the others show may not exist.
         """
-        if len(self.heard) + 1 < self.context.parameters.quorum:
-            return False
-        ledger, liars = self.context.ledger, self.context.docket.liars
-        return all(
-            j in liars or target.version == ledger.version or not self._lacking(target)
-            for j, target in self.targets.items()
+        ledger = self.context.ledger
+        agreeing = sum(
+            target.version == ledger.version or not target.lacks(ledger.items)
+            for target in self.targets.values()
         )
+        return agreeing + 1 >= self.context.parameters.quorum

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from asyncfl.errors import MalformedMessage
 from asyncfl.ledger import Ledger, Link
-from asyncfl.messages import Certificate, Item, Vote
+from asyncfl.messages import Certificate, Item, Row, Vote
 from asyncfl.record import RecordBook, VersionRecord, read_versions
 from tests.core.test_ledger import DEPLOYMENT, ITEMS, fill
 
@@ -55,3 +55,10 @@ def test_what_is_no_record_is_refused() -> None:
     for wrong in (b"", value[:-1], value + b"x", b"\x95\x01\x02\x03\x04\x05"):
         with pytest.raises(MalformedMessage):
             VersionRecord.decode(wrong)
+
+
+def test_a_version_of_more_rows_than_a_message_may_have_elements_is_read_back() -> None:
+    """A version is written down whole where the one before is not found, after a late entry and a restart."""
+    rows = tuple(Row(epoch=epoch, items=(bytes(32),)) for epoch in range(1, 12_001))
+    written = VersionRecord(certificate(fill(ITEMS).head), bytes(32), 0.0, bytes(32), rows)
+    assert VersionRecord.decode(written.encode()) == written

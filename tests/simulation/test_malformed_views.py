@@ -1,6 +1,11 @@
 """A replica that shows rows which are no version, or rows of items that nobody has: it costs the others nothing."""
 
-from asyncfl.messages import Row, Rows, RowsRequest, View
+import pytest
+
+from asyncfl.digest import digest
+from asyncfl.ledger import Items
+from asyncfl.messages import Ready, Row, Rows, RowsRequest, View
+from asyncfl.replica.gossip import ASK_AHEAD
 from asyncfl.simulation import Simulation
 from tests.core.builders import make_parameters
 from tests.simulation.observer import Observer, sent
@@ -62,3 +67,34 @@ def test_pages_of_items_that_nobody_has_end_after_the_first() -> None:
     asked = [m.first for m in sent(observer, RowsRequest, simulation.replica_key(0)) if m.first > 1]
     assert asked == []
     assert len(replica.gossip.targets[LIAR].pages) == 1
+
+
+@pytest.mark.parametrize("pinned", [False, True])
+def test_many_items_that_nobody_has_are_not_looked_for_at_every_event(
+    monkeypatch: pytest.MonkeyPatch, pinned: bool
+) -> None:
+    """One VIEW, then silence: what comes after it costs what it did before."""
+    simulation, _ = trained()
+    replica, now = simulation.replica(0), simulation.network.now
+    rows = tuple(
+        Row(
+            epoch=10**6 + epoch,
+            items=tuple(digest("x", bytes([epoch]), bytes([k // 256, k % 256])) for k in range(3000)),
+        )
+        for epoch in range(8)
+    )
+    base = replica.context.ledger.version
+    replica.receive(
+        simulation.replica_key(LIAR),
+        View(base=base, base_epoch=10**6 - 1, entries=2**30, rows=rows, pinned=pinned),
+        now,
+    )
+    looked = list[object]()
+    monkeypatch.setattr(Items, "__contains__", lambda held, name: looked.append(name) or name in held._held)
+    ready = Ready(epoch=4, coordinator=0, roster=0, uploaded=3, wants_task=False)
+    for _ in range(100):
+        replica.receive(simulation.client_key(0), ready, now)
+    assert len(looked) <= 200
+    replica.tick(now)
+    assert len(looked) <= 200 + 2 * ASK_AHEAD
+    assert replica.gossip.is_caught_up
