@@ -10,6 +10,7 @@ the inputs' largest coordinates, and nothing else.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from math import ldexp
 from typing import Final
 
 import numpy as np
@@ -21,6 +22,8 @@ CHUNK: Final = 1 << 12
 _CACHED: Final = 1 << 18
 """Numbers of a block: 2 MiB, so that it stays in the processor's cache while it is worked on."""
 BITS: Final = 20
+_MIDDLE: Final = 256
+"""Squares of numbers between 2^-256 and 2^256, and sums of them, are far from both ends of float64."""
 
 
 def column_places(updates: Tensor) -> Iterator[slice]:
@@ -78,9 +81,8 @@ def member_sums(updates: Tensor, members: Tensor) -> Iterator[tuple[slice, Tenso
     for place, block in column_blocks(updates):
         sums = torch.zeros((len(members), block.shape[1]), dtype=torch.float64)
         for scale, of_scale in scales:
-            shift = torch.tensor([bits - scale])
-            whole = torch.ldexp(block[of_scale], shift).round_()
-            sums += torch.ldexp(chosen[:, of_scale] @ whole, -shift)
+            whole = (block[of_scale] * ldexp(1.0, bits - scale)).round_()
+            sums += (chosen[:, of_scale] @ whole) * ldexp(1.0, scale - bits)
         yield place, sums
 
 
@@ -115,7 +117,7 @@ def inner_products(updates: Tensor, others: Tensor) -> Tensor:
         one = _whole(updates[:, place], left)
         other = one if others is updates else _whole(others[:, place], right)
         numbers += (one @ other.T).to(torch.int64)
-    return torch.ldexp(numbers.to(torch.float64), left[:, None] + right[None, :])
+    return numbers.to(torch.float64) * power_of_two(left)[:, None] * power_of_two(right)
 
 
 def squared_distances(updates: Tensor) -> Tensor:
@@ -128,10 +130,26 @@ def squared_distances(updates: Tensor) -> Tensor:
     )  # Of inputs beyond the range of squares: far apart.
 
 
+def of_middle_size(updates: Tensor) -> tuple[Tensor, Tensor]:
+    """(`updates` [n, d] times powers of two so that no row's squares vanish or overflow, the powers' exponents [n]).
+
+    A copy only where there is such a row; others stay as they are, with power 0.
+    """
+    exponents = _exponents(updates)
+    powers = torch.where(exponents.abs() > _MIDDLE, -exponents, torch.zeros_like(exponents)).clamp_(min=-1000)
+    return (updates * power_of_two(powers)[:, None] if bool(powers.any()) else updates), powers
+
+
+def power_of_two(exponents: Tensor) -> Tensor:
+    """2^e, exactly, in float64; `exponents` int32. (`torch.ldexp` goes by way of float32 powers in some versions.)"""
+    return torch.from_numpy(np.ldexp(1.0, exponents.numpy()))
+
+
 def _whole(block: Tensor, exponents: Tensor) -> Tensor:
-    return torch.ldexp(block.to(torch.float64), -exponents[:, None]).round_()
+    return block.to(torch.float64).mul(power_of_two(-exponents)[:, None]).round_()
 
 
 def _exponents(updates: Tensor) -> Tensor:
-    """int32 [n]: the least e with |coordinates| <= 2^e."""
-    return torch.frexp(updates.abs().amax(dim=1).to(torch.float64)).exponent.to(torch.int32)
+    """int32 [n]: the least e with |coordinates| <= 2^e, from -960 on: 2^(52 - e) is finite."""
+    exponents = torch.frexp(updates.abs().amax(dim=1).to(torch.float64)).exponent
+    return exponents.to(torch.int32).clamp_(min=-960)

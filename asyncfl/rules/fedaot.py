@@ -29,7 +29,7 @@ from asyncfl.rules.arithmetic import FAST, Arithmetic
 from asyncfl.rules.clipping import clip_factors
 from asyncfl.rules.exact import tree_sum
 from asyncfl.rules.fedaot_features import Cohort, measure
-from asyncfl.rules.interface import Facts, Rule, require
+from asyncfl.rules.interface import Facts, Rule, is_finite, require
 from asyncfl.rules.weights import UNITS, round_weights
 
 INITIAL_WEIGHTS: Final = (0.4, 0.4, 2.0, 0.4, 0.4)
@@ -94,8 +94,11 @@ class FedAOT(Rule):
     arithmetic: Arithmetic = FAST
 
     def __post_init__(self) -> None:
-        require(self.rate >= 0, f"rate = {self.rate}: a learning rate is not negative")
-        require(0 <= self.memory < 1, f"memory = {self.memory}: from 0 to below 1")
+        require(
+            is_finite(self.rate) and self.rate >= 0, f"rate = {self.rate!r}: must be a finite number from 0"
+        )
+        fits = is_finite(self.memory) and 0 <= self.memory < 1
+        require(fits, f"memory = {self.memory!r}: must be a number from 0 to below 1")
 
     def combine(self, updates: Tensor, byzantine: int) -> Tensor:
         single = updates.float()
@@ -120,7 +123,7 @@ class FedAOT(Rule):
         if gradient is not None:
             after = _checked(gradient(aggregate.to(updates.device, updates.dtype)), dimension)
         trust = rule._learn(single, cohort, shares, aggregate, after)
-        return Weighed(aggregate.to(updates.device, updates.dtype), own, cohort.features, trust)
+        return Weighed(self.returned(aggregate, updates), own, cohort.features, trust)
 
     def _weigh(self, updates: Tensor) -> tuple[Cohort, Tensor]:
         """What the inputs show, with the length that none may count beyond; shares of `_candidates`."""
