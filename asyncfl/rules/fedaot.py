@@ -6,7 +6,8 @@ Das, Sen: Dynamic Meta-Layer Aggregation for Byzantine-Robust Federated Learning
 2. The aggregate is the weighted sum of the inputs, none longer than the median input.
 3. Meta-step: the gradient of the loss of the model that the aggregate makes, on a small clean hold-out set, with
    respect to feature weights and temperature, through that one update. Without a hold-out set the loss is minus the
-   cosine of the aggregate to the coordinate-wise median: agreement across inputs.
+   inner product of the aggregate with the coordinate-wise median, over every eighth coordinate, other ones in each
+   epoch: agreement across inputs. Either way an input's loss counts relative to the largest among them.
 
 With a hold-out set standing still competes with the inputs, at the weight that its features get: where all inputs lead
 away from what the hold-out set asks for, next to nothing is done. And no input counts as longer than trusted ones were.

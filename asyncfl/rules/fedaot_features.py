@@ -12,8 +12,8 @@ from torch import Tensor
 from asyncfl.rules.arithmetic import Arithmetic
 
 FEATURES: Final = ("past", "median", "holdout", "length", "others")
-"""Cosine to the moving average of aggregates, to the coordinate-wise median, to minus the hold-out gradient; how near
-its length is to the median length; mean cosine to the other inputs."""
+"""Cosine to the moving average of aggregates, to the coordinate-wise median (over a sample of coordinates), to minus
+the hold-out gradient; how near its length is to the median length; mean cosine to the other inputs."""
 SAMPLE: Final = 8
 """The median is taken of one coordinate in so many: of all it would cost more than everything else together."""
 SQUASH: Final = 3.0
