@@ -28,7 +28,7 @@ from asyncfl.errors import RuleError
 from asyncfl.rules import elementary
 from asyncfl.rules.arithmetic import FAST, Arithmetic
 from asyncfl.rules.clipping import clip_factors
-from asyncfl.rules.exact import tree_sum
+from asyncfl.rules.exact import tree_sum, tree_sum_in
 from asyncfl.rules.fedaot_features import Cohort, measure
 from asyncfl.rules.interface import Facts, Rule, is_finite, require
 from asyncfl.rules.weights import UNITS, round_weights
@@ -152,13 +152,12 @@ class FedAOT(Rule):
     ) -> Trust:
         """The next epoch's trust. Losses are seen relative to their largest, so that `rate` has no unit."""
         trust, factors = self.trust, clip_factors(cohort.lengths, cohort.limit)
+        along = -cohort.agreement
         if gradient is not None:
-            along = self.arithmetic.products(updates, gradient[None])
-        else:
-            along = -self.arithmetic.products(updates[:, cohort.place].contiguous(), cohort.median[None])
+            along = self.arithmetic.products(updates, gradient[None])[:, 0]
         candidates = self._candidates(cohort)
         losses = torch.zeros(len(candidates), dtype=torch.float64)  # Standing still changes no loss.
-        losses[: len(updates)] = along[:, 0] * factors
+        losses[: len(updates)] = along * factors
         unit = float(losses.abs().max())
         weights, heat = torch.tensor(trust.weights, dtype=torch.float64), elementary.log(trust.temperature)
         if unit > 0:
@@ -209,5 +208,5 @@ def mix(updates: Tensor, shares: Tensor, cohort: Cohort) -> Tensor:
     width = max(256, (1 << 18) // len(updates))
     for start in range(0, updates.shape[1], width):
         block = updates[:, start : start + width] * factors.float()[:, None]
-        result[start : start + width] = tree_sum(block)
+        result[start : start + width] = tree_sum_in(block)
     return result
