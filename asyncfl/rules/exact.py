@@ -35,11 +35,14 @@ def column_places(updates: Tensor) -> Iterator[slice]:
         yield slice(start, min(start + width, updates.shape[1]))
 
 
-def column_blocks(updates: Tensor) -> Iterator[tuple[slice, Tensor]]:
-    """(place, a copy of these columns in float64 [n, <= CHUNK]) of `updates` [n, d]; the next takes its memory."""
+def column_blocks(updates: Tensor, rows: list[int] | None = None) -> Iterator[tuple[slice, Tensor]]:
+    """(place, a copy of these columns in float64 [n, <= CHUNK]) of `updates` [n, d]; the next takes its memory.
+
+    With `rows` of these alone, in that order.
+    """
     space = _Space(torch.float64)
     for place in column_places(updates):
-        block = updates[:, place]
+        block = updates[:, place] if rows is None else updates[:, place][rows]
         yield place, space.of(block).copy_(block)
 
 
@@ -87,15 +90,16 @@ def _row_sums_in(block: Tensor) -> Tensor:
     return tree_sum_in(block[:, :count].T.contiguous())
 
 
-def mean(updates: Tensor) -> Tensor:
-    """The mean [d] of `updates` [n, d] in float64."""
-    return weighted_sum(updates, torch.ones(len(updates), dtype=torch.float64)) / len(updates)
+def mean(updates: Tensor, rows: list[int] | None = None) -> Tensor:
+    """The mean [d] of `updates` [n, d], or of these `rows` of it, in float64."""
+    count = len(updates) if rows is None else len(rows)
+    return weighted_sum(updates, torch.ones(count, dtype=torch.float64), rows) / count
 
 
-def weighted_sum(updates: Tensor, weights: Tensor) -> Tensor:
-    """The sum [d] of `updates` [n, d], each times its weight, float64 [n]."""
+def weighted_sum(updates: Tensor, weights: Tensor, rows: list[int] | None = None) -> Tensor:
+    """The sum [d] of `updates` [n, d], or of these `rows` of it, each times its weight, float64 [n]."""
     result = torch.empty(updates.shape[1], dtype=torch.float64)
-    for place, block in column_blocks(updates):
+    for place, block in column_blocks(updates, rows):
         result[place] = tree_sum_in(block.mul_(weights[:, None]))
     return result
 

@@ -67,4 +67,4 @@ class MultiKrum(Rule):
 
     def combine(self, updates: Tensor, byzantine: int) -> Tensor:
         scores = krum_scores(exact.squared_distances(updates), byzantine)
-        return exact.mean(updates[smallest(scores, self.selected or len(updates) - byzantine)])
+        return exact.mean(updates, smallest(scores, self.selected or len(updates) - byzantine))

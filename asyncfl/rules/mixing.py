@@ -49,8 +49,11 @@ class Bucketing(Rule):
         order = sorted(
             range(len(updates)), key=lambda i: digest("asyncfl/rules/bucket", self.seed, b"%d" % i)
         )
-        buckets = [updates[order[at : at + self.size]] for at in range(0, len(order), self.size)]
-        return self.then.combine(torch.stack([exact.mean(bucket) for bucket in buckets]), byzantine)
+        buckets = [order[at : at + self.size] for at in range(0, len(order), self.size)]
+        means = torch.empty((len(buckets), updates.shape[1]), dtype=torch.float64)
+        for mean, bucket in zip(means, buckets, strict=True):
+            mean.copy_(exact.mean(updates[bucket]))
+        return self.then.combine(means, byzantine)
 
 
 @dataclass(frozen=True, slots=True)
