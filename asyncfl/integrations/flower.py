@@ -192,7 +192,7 @@ class Robust(_Strategy):
     """The rule of that name in `asyncfl.rules`, against up to `byzantine` malicious clients among a round's.
 
     >>> Robust("trimmed_mean", byzantine=2, strategy={"fraction_train": 0.5})
-    >>> Robust("bucketing", byzantine=2, then=Krum(), size=2)
+    >>> Robust("bucketing", byzantine=2, then="krum", size=2)
 
     `options` are the rule's; `strategy` are `FedAvg`'s arguments. Raises `ParameterError` for those a rule does not
     take. FLTrust needs a new reference in every round, and is not for here.

@@ -48,11 +48,13 @@ class FangKrum(Attack):
         return Forged((length * against).expand(bad, -1).clone())
 
     def _bound(self, sight: Sight) -> float:
-        """Theorem 1 of the source."""
-        distances = squared_distances(sight.seen.cpu())
+        """Theorem 1 of the source. One update alone does not tell how far apart others are: its length is the bound."""
         dimension, count, bad = sight.seen.shape[1], len(sight.seen) + len(sight.own), len(sight.own)
-        spread = float(krum_scores(distances, 0).min()) / max(1, count - 2 * bad - 1)
         furthest = float(lengths(sight.seen).max())
+        spread = 0.0
+        if len(sight.seen) > 1:
+            scores = krum_scores(squared_distances(sight.seen.cpu()), 0)
+            spread = float(scores.min()) / max(1, count - 2 * bad - 1)
         return float(((spread / dimension) ** 0.5) + furthest / dimension**0.5)
 
 

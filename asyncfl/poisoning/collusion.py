@@ -103,7 +103,10 @@ class Mimic(Attack):
             draw = generator("mimic", sight.seed)
             axis = torch.randn(sight.own.shape[1], generator=draw).to(sight.own)
         found = offsets.T @ (offsets @ axis)
-        found = found / torch.linalg.vector_norm(found).clamp(min=1e-30)
+        size = torch.linalg.vector_norm(found)
+        if not float(size) > 0:  # Nothing tells them apart, as where one attacker sees itself alone.
+            return Forged(_all_send(sight.seen[0], sight), sight.carried)
+        found = found / size
         axis = found if sight.carried is None else self.MEMORY * axis + (1 - self.MEMORY) * found
         target = int((offsets @ axis).abs().argmax())
         return Forged(_all_send(sight.seen[target], sight), axis)

@@ -2,7 +2,7 @@
 
 >>> from asyncfl.rules import aggregate
 >>> aggregate("krum", updates, byzantine=2)            # updates [n, d] -> [d]
->>> aggregate("bucketing", updates, byzantine=2, then=Krum(), size=2)
+>>> aggregate("bucketing", updates, byzantine=2, then="krum", size=2)
 
 One file each; `RULES` has them by name, with what each sees, costs and stands.
 """
@@ -45,12 +45,17 @@ RULES: Final[dict[str, type[Rule]]] = {
 
 
 def make_rule(name: str, **options: Any) -> Rule:
-    """The rule of that name with `options`. Raises `ParameterError` for another name, or options it does not take."""
+    """The rule of that name with `options`; `then` may be a rule's name, too.
+
+    Raises `ParameterError` for another name, or options it does not take.
+    """
     if name not in RULES:
         raise ParameterError(f"no rule is called {name!r}; there are {', '.join(RULES)}")
+    if isinstance(options.get("then"), str):
+        options["then"] = make_rule(options["then"])
     try:
         return RULES[name](**options)
-    except TypeError as error:
+    except (TypeError, ParameterError) as error:
         raise ParameterError(f"rule {name}: {error}") from None
 
 

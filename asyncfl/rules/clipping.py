@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from asyncfl.rules import exact
-from asyncfl.rules.interface import Facts, Rule, require
+from asyncfl.rules.interface import Facts, Rule, is_finite, is_whole, require
 from asyncfl.rules.median import coordinate_median
 
 
@@ -25,7 +25,8 @@ class NormClipping(Rule):
     norm: float | None = None
 
     def __post_init__(self) -> None:
-        require(self.norm is None or self.norm > 0, f"norm = {self.norm}: a clipping norm is positive")
+        fits = self.norm is None or (is_finite(self.norm) and self.norm > 0)
+        require(fits, f"norm = {self.norm!r}: must be a number above 0, or None: the median input's norm")
 
     def combine(self, updates: Tensor, byzantine: int) -> Tensor:
         norms = exact.norms(updates)
@@ -44,8 +45,7 @@ class NormRejection(Rule):
 
     def combine(self, updates: Tensor, byzantine: int) -> Tensor:
         order = torch.sort(exact.norms(updates), stable=True).indices
-        kept = torch.sort(order[: len(updates) - byzantine]).values
-        return exact.mean(updates[kept])
+        return exact.mean(updates, sorted(order[: len(updates) - byzantine].tolist()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +64,11 @@ class CenteredClipping(Rule):
     steps: int = 3
 
     def __post_init__(self) -> None:
-        require(self.radius is None or self.radius > 0, f"radius = {self.radius}: a radius is positive")
-        require(self.steps >= 1, f"steps = {self.steps}: at least one")
+        fits = self.radius is None or (is_finite(self.radius) and self.radius > 0)
+        require(fits, f"radius = {self.radius!r}: must be a number above 0, or None: the median distance")
+        require(
+            is_whole(self.steps) and self.steps >= 1, f"steps = {self.steps!r}: must be a whole number from 1"
+        )
 
     def combine(self, updates: Tensor, byzantine: int) -> Tensor:
         centre = coordinate_median(updates)

@@ -6,7 +6,8 @@ Das, Sen: Dynamic Meta-Layer Aggregation for Byzantine-Robust Federated Learning
 2. The aggregate is the weighted sum of the inputs, none longer than the median input.
 3. Meta-step: the gradient of the loss of the model that the aggregate makes, on a small clean hold-out set, with
    respect to feature weights and temperature, through that one update. Without a hold-out set the loss is minus the
-   cosine of the aggregate to the coordinate-wise median: agreement across inputs.
+   inner product of the aggregate with the coordinate-wise median, over every eighth coordinate, other ones in each
+   epoch: agreement across inputs. Either way an input's loss counts relative to the largest among them.
 
 With a hold-out set standing still competes with the inputs, at the weight that its features get: where all inputs lead
 away from what the hold-out set asks for, next to nothing is done. And no input counts as longer than trusted ones were.
@@ -27,9 +28,9 @@ from asyncfl.errors import RuleError
 from asyncfl.rules import elementary
 from asyncfl.rules.arithmetic import FAST, Arithmetic
 from asyncfl.rules.clipping import clip_factors
-from asyncfl.rules.exact import tree_sum
+from asyncfl.rules.exact import tree_sum, tree_sum_in
 from asyncfl.rules.fedaot_features import Cohort, measure
-from asyncfl.rules.interface import Facts, Rule, require
+from asyncfl.rules.interface import Facts, Rule, is_finite, require
 from asyncfl.rules.weights import UNITS, round_weights
 
 INITIAL_WEIGHTS: Final = (0.4, 0.4, 2.0, 0.4, 0.4)
@@ -94,8 +95,11 @@ class FedAOT(Rule):
     arithmetic: Arithmetic = FAST
 
     def __post_init__(self) -> None:
-        require(self.rate >= 0, f"rate = {self.rate}: a learning rate is not negative")
-        require(0 <= self.memory < 1, f"memory = {self.memory}: from 0 to below 1")
+        require(
+            is_finite(self.rate) and self.rate >= 0, f"rate = {self.rate!r}: must be a finite number from 0"
+        )
+        fits = is_finite(self.memory) and 0 <= self.memory < 1
+        require(fits, f"memory = {self.memory!r}: must be a number from 0 to below 1")
 
     def combine(self, updates: Tensor, byzantine: int) -> Tensor:
         single = updates.float()
@@ -120,7 +124,7 @@ class FedAOT(Rule):
         if gradient is not None:
             after = _checked(gradient(aggregate.to(updates.device, updates.dtype)), dimension)
         trust = rule._learn(single, cohort, shares, aggregate, after)
-        return Weighed(aggregate.to(updates.device, updates.dtype), own, cohort.features, trust)
+        return Weighed(self.returned(aggregate, updates), own, cohort.features, trust)
 
     def _weigh(self, updates: Tensor) -> tuple[Cohort, Tensor]:
         """What the inputs show, with the length that none may count beyond; shares of `_candidates`."""
@@ -148,13 +152,12 @@ class FedAOT(Rule):
     ) -> Trust:
         """The next epoch's trust. Losses are seen relative to their largest, so that `rate` has no unit."""
         trust, factors = self.trust, clip_factors(cohort.lengths, cohort.limit)
+        along = -cohort.agreement
         if gradient is not None:
-            along = self.arithmetic.products(updates, gradient[None])
-        else:
-            along = -self.arithmetic.products(updates[:, cohort.place].contiguous(), cohort.median[None])
+            along = self.arithmetic.products(updates, gradient[None])[:, 0]
         candidates = self._candidates(cohort)
         losses = torch.zeros(len(candidates), dtype=torch.float64)  # Standing still changes no loss.
-        losses[: len(updates)] = along[:, 0] * factors
+        losses[: len(updates)] = along * factors
         unit = float(losses.abs().max())
         weights, heat = torch.tensor(trust.weights, dtype=torch.float64), elementary.log(trust.temperature)
         if unit > 0:
@@ -205,5 +208,5 @@ def mix(updates: Tensor, shares: Tensor, cohort: Cohort) -> Tensor:
     width = max(256, (1 << 18) // len(updates))
     for start in range(0, updates.shape[1], width):
         block = updates[:, start : start + width] * factors.float()[:, None]
-        result[start : start + width] = tree_sum(block)
+        result[start : start + width] = tree_sum_in(block)
     return result

@@ -12,8 +12,8 @@ from torch import Tensor
 from asyncfl.rules.arithmetic import Arithmetic
 
 FEATURES: Final = ("past", "median", "holdout", "length", "others")
-"""Cosine to the moving average of aggregates, to the coordinate-wise median, to minus the hold-out gradient; how near
-its length is to the median length; mean cosine to the other inputs."""
+"""Cosine to the moving average of aggregates, to the coordinate-wise median (over a sample of coordinates), to minus
+the hold-out gradient; how near its length is to the median length; mean cosine to the other inputs."""
 SAMPLE: Final = 8
 """The median is taken of one coordinate in so many: of all it would cost more than everything else together."""
 SQUASH: Final = 3.0
@@ -25,15 +25,14 @@ class Cohort:
     """What one epoch's inputs show. `features` float64 [n, 5]; `lengths` and `limit` (the median length) are norms.
 
     `standstill` float64 [1, 5]: how an update of zero would look among them, at no angle to anything.
-    `median` is the coordinate-wise median float32 [ceil(d / 8)] of the coordinates `place`, zero where d is too small.
+    `agreement` float64 [n]: inner products with the coordinate-wise median, over every eighth coordinate.
     """
 
     features: Tensor
     standstill: Tensor
     lengths: Tensor
     limit: float
-    median: Tensor
-    place: slice
+    agreement: Tensor
 
 
 def measure(
@@ -60,13 +59,14 @@ def measure(
     median = torch.from_numpy((middle[(len(middle) - 1) // 2] + middle[len(middle) // 2]) / 2)
     part = torch.from_numpy(sampled)
     spans = arithmetic.lengths(part) * arithmetic.lengths(median[None])
-    near = arithmetic.products(part, median[None])[:, 0] / spans.clamp(min=_NOTHING)
+    agreement = arithmetic.products(part, median[None])[:, 0]
+    near = agreement / spans.clamp(min=_NOTHING)
     odds = -arithmetic.log(lengths.clamp(min=_NOTHING) / max(limit, _NOTHING)).abs()
     raw = torch.stack([products[:, 0] / sizes[0], near, products[:, 1] / sizes[1], odds, others], dim=1)
     nothing = torch.zeros((1, len(FEATURES)), dtype=torch.float64)
     nothing[0, FEATURES.index("length")] = torch.sort(odds).values[(len(odds) - 1) // 2]
     features, standstill = (standardise(part, raw, arithmetic) for part in (raw, nothing))
-    return Cohort(features, standstill, lengths, limit, median, place)
+    return Cohort(features, standstill, lengths, limit, agreement)
 
 
 def standardise(judged: Tensor, raw: Tensor, arithmetic: Arithmetic) -> Tensor:

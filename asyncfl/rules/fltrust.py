@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import inf
 from typing import ClassVar
 
 import torch
@@ -18,6 +19,8 @@ from asyncfl.rules.weights import round_weights
 class FLTrust(Rule):
     """Inputs scaled to the length of `reference` [d] and weighted by their cosine to it, where that is positive.
 
+    Of any finite size: only an input's direction counts.
+
     `reference` is an update trained on a small clean data set that is no client's: under differential privacy the
     aggregate is else no longer post-processing. Zero where no input points its way.
     """
@@ -27,13 +30,18 @@ class FLTrust(Rule):
         source="Cao, Fang, Liu, Gong, NDSS 2021, algorithm 2",
     )  # fmt: skip
 
+    largest: ClassVar[float] = inf
+
     reference: Tensor
 
     def __post_init__(self) -> None:
-        usable = self.reference.dim() == 1 and bool(torch.isfinite(self.reference).all())
-        require(
-            usable and bool((self.reference != 0).any()), "reference: a finite update [d] that is not zero"
-        )
+        given = self.reference
+        tensor = isinstance(given, Tensor)
+        require(tensor, f"reference = {given!r:.60}: must be a tensor [d]; make one with torch.as_tensor")
+        require(given.dim() == 1, f"reference of shape {list(given.shape)}: must be one update [d]")
+        broken = int((~torch.isfinite(given)).sum())
+        require(not broken, f"reference: {broken} coordinates are not finite; train it anew")
+        require(bool((given != 0).any()), "reference: must not be zero, which points nowhere; train it anew")
 
     def least_inputs(self, byzantine: int) -> int:
         return max(1, byzantine)
@@ -44,11 +52,12 @@ class FLTrust(Rule):
                 f"updates have {updates.shape[1]} coordinates, the reference {len(self.reference)}; both must be of "
                 "one model"
             )
-        reference = self.reference.to(updates.dtype)[None]
-        own, others = exact.norms(reference), exact.norms(updates)
-        products = exact.inner_products(updates, reference)[:, 0]
+        reference, power = exact.of_middle_size(self.reference.detach().cpu().to(torch.float64)[None])
+        inputs, _ = exact.of_middle_size(updates)
+        own, others = exact.norms(reference), exact.norms(inputs)
+        products = exact.inner_products(inputs, reference)[:, 0]
         trust = (products / (own * others)).nan_to_num(0.0).clamp(min=0.0)
         if not (trust > 0).any():
             return torch.zeros(updates.shape[1], dtype=torch.float64)
         scales = torch.where(trust > 0, own / others, torch.zeros_like(others))
-        return exact.weighted_sum(updates, round_weights(trust) * scales)
+        return exact.weighted_sum(inputs, round_weights(trust) * scales) * exact.power_of_two(-power)

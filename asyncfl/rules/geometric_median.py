@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from asyncfl.rules import exact
-from asyncfl.rules.interface import Facts, Rule, require
+from asyncfl.rules.interface import Facts, Rule, is_finite, is_whole, require
 from asyncfl.rules.weights import round_weights
 
 
@@ -29,8 +29,11 @@ class GeometricMedian(Rule):
     smoothing: float = 1e-3
 
     def __post_init__(self) -> None:
-        require(self.steps >= 1, f"steps = {self.steps}: at least one")
-        require(0 < self.smoothing < 1, f"smoothing = {self.smoothing}: between 0 and 1")
+        require(
+            is_whole(self.steps) and self.steps >= 1, f"steps = {self.steps!r}: must be a whole number from 1"
+        )
+        fits = is_finite(self.smoothing) and 0 < self.smoothing < 1
+        require(fits, f"smoothing = {self.smoothing!r}: must be a number between 0 and 1")
 
     def combine(self, updates: Tensor, byzantine: int) -> Tensor:
         products = exact.inner_products(updates, updates)

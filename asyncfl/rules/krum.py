@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from asyncfl.rules import exact
-from asyncfl.rules.interface import Facts, Rule, require
+from asyncfl.rules.interface import Facts, Rule, is_whole, require
 
 _SOURCE = "Blanchard, El Mhamdi, Guerraoui, Stainer, NeurIPS 2017"
 
@@ -59,13 +59,12 @@ class MultiKrum(Rule):
     selected: int | None = None
 
     def __post_init__(self) -> None:
-        require(
-            self.selected is None or self.selected >= 1, f"selected = {self.selected}: at least one input"
-        )
+        fits = self.selected is None or (is_whole(self.selected) and self.selected >= 1)
+        require(fits, f"selected = {self.selected!r}: must be a whole number from 1, or None: n - f")
 
     def least_inputs(self, byzantine: int) -> int:
         return max(2 * byzantine + 3, (self.selected or 0) + byzantine)
 
     def combine(self, updates: Tensor, byzantine: int) -> Tensor:
         scores = krum_scores(exact.squared_distances(updates), byzantine)
-        return exact.mean(updates[smallest(scores, self.selected or len(updates) - byzantine)])
+        return exact.mean(updates, smallest(scores, self.selected or len(updates) - byzantine))

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from asyncfl.digest import digest
 from asyncfl.rules import exact
-from asyncfl.rules.interface import Facts, Rule, require
+from asyncfl.rules.interface import Facts, Rule, is_whole, require
 from asyncfl.rules.krum import smallest
 from asyncfl.rules.median import Median
 
@@ -36,7 +36,11 @@ class Bucketing(Rule):
     seed: bytes = b""
 
     def __post_init__(self) -> None:
-        require(self.size >= 1, f"size = {self.size}: a bucket holds at least one input")
+        _require_rule(self.then)
+        require(
+            is_whole(self.size) and self.size >= 1, f"size = {self.size!r}: must be a whole number from 1"
+        )
+        require(isinstance(self.seed, bytes), f"seed = {self.seed!r}: must be bytes")
 
     def least_inputs(self, byzantine: int) -> int:
         return (self.then.least_inputs(byzantine) - 1) * self.size + 1
@@ -45,8 +49,11 @@ class Bucketing(Rule):
         order = sorted(
             range(len(updates)), key=lambda i: digest("asyncfl/rules/bucket", self.seed, b"%d" % i)
         )
-        buckets = [updates[order[at : at + self.size]] for at in range(0, len(order), self.size)]
-        return self.then.combine(torch.stack([exact.mean(bucket) for bucket in buckets]), byzantine)
+        buckets = [order[at : at + self.size] for at in range(0, len(order), self.size)]
+        means = torch.empty((len(buckets), updates.shape[1]), dtype=torch.float64)
+        for mean, bucket in zip(means, buckets, strict=True):
+            mean.copy_(exact.mean(updates[bucket]))
+        return self.then.combine(means, byzantine)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +66,9 @@ class NearestNeighborMixing(Rule):
     )  # fmt: skip
 
     then: Rule = field(default_factory=Median)
+
+    def __post_init__(self) -> None:
+        _require_rule(self.then)
 
     def least_inputs(self, byzantine: int) -> int:
         return max(self.then.least_inputs(byzantine), 2 * byzantine + 1)
@@ -73,3 +83,10 @@ class NearestNeighborMixing(Rule):
         for place, sums in exact.member_sums(updates, near):
             mixed[:, place] = sums / kept
         return self.then.combine(mixed, byzantine)
+
+
+def _require_rule(then: object) -> None:
+    require(
+        isinstance(then, Rule),
+        f"then = {then!r}: must be a rule, as Krum(); make_rule and aggregate take names",
+    )

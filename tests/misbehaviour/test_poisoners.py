@@ -88,6 +88,18 @@ def test_flipped_labels_are_learned_and_the_honest_workbench_stays_as_it_is(benc
     assert torch.equal(poisoned.examples.client(2)[1], bench.task.examples.client(2)[1])
 
 
+@pytest.mark.parametrize("name", ATTACKS)
+def test_every_attack_sends_a_finite_update_alone_and_with_colluders_from_the_first_epoch_on(
+    bench: Workbench, name: str
+) -> None:
+    together = poisoners(bench, name, 0, 1, 2)
+    for trainer in (*poisoners(bench, name, 1), *together, *together):
+        told = trainer.train(bench.initial, SETTINGS, 1)
+        assert told.update.shape == honest(bench, 1).shape
+        assert bool(torch.isfinite(told.update).all())
+        assert bool(told.update.any())
+
+
 def test_colluders_go_by_what_each_other_has_trained(bench: Workbench) -> None:
     first, second = poisoners(bench, "a-little-is-enough", 0, 2)
     first.train(bench.initial, SETTINGS, 1)

@@ -184,6 +184,15 @@ def test_mimics_all_send_one_honest_update_and_keep_to_that_client() -> None:
     assert set(chosen[2:]) == {5}
 
 
+def test_a_mimic_that_saw_itself_alone_at_first_finds_what_tells_others_apart_later() -> None:
+    attack, what = make_attack("mimic"), sight()
+    alone = attack.forge(Sight(what.own[:1], what.seen[:1], (0,), 16, b"s", 1))
+    assert torch.equal(alone.updates, what.seen[:1])
+    later = Sight(what.own, what.seen, what.attackers, what.clients, b"s", 2, alone.carried)
+    assert torch.equal(attack.forge(later).updates, attack.forge(sight(epoch=2)).updates)
+    assert not torch.equal(attack.forge(later).updates[0], what.seen[0])
+
+
 def test_sybils_repeat_one_attackers_update_and_their_noise_cancels() -> None:
     what = sight()
     forged = Sybils().forge(what).updates
@@ -200,6 +209,13 @@ def test_krum_chooses_what_was_made_for_it_and_so_goes_against_every_sign() -> N
     assert torch.equal(chosen, forged[0])
     assert float(chosen @ what.direction) < 0
     assert (torch.sign(chosen) == -torch.sign(what.direction)).all()
+
+
+def test_made_for_krum_by_one_attacker_that_sees_itself_alone_is_against_its_signs_and_no_longer() -> None:
+    what = sight(honest=1, attackers=1)
+    forged = make_attack("fang-krum").forge(what).updates
+    assert torch.equal(torch.sign(forged[0]), -torch.sign(what.seen[0]))
+    assert float(forged.norm()) == pytest.approx(float(what.seen.norm()), rel=1e-4)
 
 
 def test_made_for_the_trimmed_mean_every_coordinate_is_beyond_the_honest_ones_on_the_wrong_side() -> None:

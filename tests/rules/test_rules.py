@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import math
+import re
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -15,12 +19,12 @@ from asyncfl.rules import RULES, Krum, Mean, Median, aggregate, make_rule
 from asyncfl.rules.exact import CHUNK, inner_products, member_sums, tree_sum
 from tests.spec import rules_reference as reference
 
-ROBUST = [name for name in RULES if name not in ("mean", "fltrust")]
+ROBUST = [name for name in RULES if name != "mean"]
 EXACT = [name for name in RULES if name != "fedaot"]
 """FedAOT's weights come from float32 products: last bits may differ between machines."""
 
 
-def options(name: str, dimension: int) -> dict[str, object]:
+def options(name: str, dimension: int) -> dict[str, Any]:
     return {"reference": 1.0 + torch.arange(dimension) / 2**13} if name == "fltrust" else {}
 
 
@@ -109,18 +113,57 @@ def test_bounds_are_those_of_the_papers() -> None:
 
 
 @pytest.mark.parametrize("name", ROBUST)
-@pytest.mark.parametrize("size", [1e3, 1e30, 1e200])
+@pytest.mark.parametrize("size", [1e3, 1e30, 1e200, 1e300, 0.0, 1e-40, 1e-170, 1e-300, 1e-310])
 def test_bad_inputs_of_any_size_do_not_move_a_robust_rule_far(name: str, size: float) -> None:
     byzantine = 2
     honest = drawn(7, 15, 50) * 0.1 + 1.0
     bad = torch.full((byzantine, 50), -size, dtype=torch.float64)
-    rule = make_rule(name)
+    rule = make_rule(name, **options(name, 50))
     found = rule(torch.cat((bad, honest)), byzantine)
     centre = honest.mean(0)
     assert torch.isfinite(found).all()
     assert (found - centre).norm() < 4.0, "further than the honest inputs' own spread and clip allow"
     wrong = aggregate("mean", torch.cat((bad, honest)))
-    assert (wrong - centre).norm() > 50
+    assert size < 1e3 or (wrong - centre).norm() > 50
+
+
+@pytest.mark.parametrize("name", EXACT)
+@pytest.mark.parametrize("power", [-400, -60, 60])
+def test_inputs_of_another_size_have_an_aggregate_of_that_size(name: str, power: int) -> None:
+    updates, scale = drawn(7, 15, 50) + 1.0, 2.0**power
+    given = options(name, 50)
+    wanted = aggregate(name, updates, byzantine=2, **given) * scale
+    if name == "fltrust":
+        given = {"reference": given["reference"].double() * scale}
+    assert torch.equal(aggregate(name, updates * scale, byzantine=2, **given), wanted)
+
+
+@pytest.mark.parametrize("power", [-950, -664, -300, 300, 900, 1015])
+def test_fltrust_sees_directions_alone_and_gives_the_references_length(power: int) -> None:
+    updates, trusted = drawn(7, 15, 50) + 1.0, torch.linspace(1.0, 2.0, 50, dtype=torch.float64)
+    wanted = aggregate("fltrust", updates, byzantine=2, reference=trusted)
+    assert torch.equal(aggregate("fltrust", updates * 2.0**power, reference=trusted), wanted)
+    mixed = torch.cat((updates[:4] * 2.0**power, updates[4:]))
+    assert torch.equal(aggregate("fltrust", mixed, reference=trusted), wanted)
+    found = aggregate("fltrust", updates, reference=trusted * 2.0**power)
+    assert torch.equal(found, wanted * 2.0**power)
+    huge = torch.full((50,), 1e300, dtype=torch.float64)
+    with pytest.raises(RuleError, match=r"beyond the range of the updates' torch\.float32; .* a wider type"):
+        aggregate("fltrust", updates.float(), reference=huge)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (torch.zeros(4), "must not be zero"),
+        (torch.tensor([1.0, torch.nan, torch.inf]), "2 coordinates are not finite"),
+        (torch.ones(2, 3), r"of shape \[2, 3\]: must be one update"),
+        ([1.0, 2.0], r"= \[1.0, 2.0\]: must be a tensor"),
+    ],
+)
+def test_what_is_no_reference_is_refused(given: object, words: str) -> None:
+    with pytest.raises(ParameterError, match=f"rule fltrust: reference.*{words}"):
+        make_rule("fltrust", reference=given)
 
 
 @pytest.mark.parametrize("name", RULES)
@@ -222,15 +265,70 @@ def test_tree_sums_add_every_row_once() -> None:
         (torch.zeros(4), "must be a floating-point tensor"),
         (torch.zeros(4, 0), "must be a floating-point tensor"),
         (torch.zeros(4, 3, dtype=torch.int32), "must be a floating-point tensor"),
+        (torch.zeros(4, 3).to_sparse(), "not sparse"),
+        (torch.zeros(4, 3).to(torch.float8_e5m2), "of 16 bits or more"),
+        (np.zeros((4, 3)), "not ndarray; make one with torch.from_numpy"),
+        ([torch.zeros(3)], "not list; .* torch.stack"),
         (
             torch.tensor([[1.0], [torch.nan], [torch.inf]]),
             r"inputs \[1, 2\] have coordinates that are not finite",
         ),
     ],
 )
-def test_what_is_no_input_is_refused_by_name(updates: Tensor, words: str) -> None:
-    with pytest.raises(RuleError, match=words):
-        aggregate("mean", updates)
+def test_what_is_no_input_is_refused_by_name(updates: Any, words: str) -> None:
+    for name in ("mean", "fedaot"):
+        with pytest.raises(RuleError, match=words):
+            aggregate(name, updates)
+
+
+@pytest.mark.parametrize("name", RULES)
+@pytest.mark.parametrize("byzantine", [0.2, 1.0, True, "1", None])
+def test_what_is_no_number_of_bad_inputs_is_refused_by_every_rule(name: str, byzantine: Any) -> None:
+    with pytest.raises(RuleError, match=r"byzantine = .*: a whole number of bad inputs; .* ceil\(s \* n\)"):
+        aggregate(name, drawn(1, 11, 4), byzantine=byzantine, **options(name, 4))
+
+
+WRONG_OPTIONS = [
+    *((rule, "steps", value) for rule in ("geometric_median", "centered_clipping") for value in (2.5, 0, "3")),
+    *(("geometric_median", "smoothing", value) for value in (0, 1.0, math.nan, "x")),
+    *((rule, key, value) for rule, key in (("norm_clipping", "norm"), ("centered_clipping", "radius"))
+      for value in (0, -1.0, math.inf, math.nan, "x", True)),
+    *(("multi_krum", "selected", value) for value in (2.5, 0, True)),
+    *(("bucketing", "size", value) for value in (2.5, 0)),
+    ("bucketing", "seed", "x"),
+    *((rule, "then", Krum) for rule in ("bucketing", "nearest_neighbor_mixing")),
+    *(("fedaot", "rate", value) for value in (-1, math.inf, math.nan, "x")),
+    *(("fedaot", "memory", value) for value in (-0.1, 1, math.nan)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "key", "value"), WRONG_OPTIONS)
+def test_an_option_that_makes_no_sense_is_refused_by_its_name_with_its_value_and_what_it_must_be(
+    name: str, key: str, value: object
+) -> None:
+    with pytest.raises(ParameterError, match=f"rule {name}: {key} = {re.escape(repr(value))}: must be"):
+        make_rule(name, **{key: value})
+    with pytest.raises(ParameterError, match=f"{key} = .*: must be"):
+        RULES[name](**{key: value})
+
+
+def test_a_rule_that_follows_another_may_be_named_and_numpys_whole_numbers_are_such() -> None:
+    updates = drawn(3, 13, 40)
+    for name in ("bucketing", "nearest_neighbor_mixing"):
+        assert make_rule(name, then="krum") == make_rule(name, then=Krum())
+        named = aggregate(name, updates, byzantine=np.int64(1), then="krum")
+        assert torch.equal(named, aggregate(name, updates, byzantine=1, then=Krum()))
+        with pytest.raises(ParameterError, match="no rule is called 'krumm'"):
+            make_rule(name, then="krumm")
+
+
+@pytest.mark.parametrize("name", RULES)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_computed_as_float32_and_rounded_at_the_end(name: str, dtype: torch.dtype) -> None:
+    updates = drawn(3, 11, 40, torch.float32).to(dtype)
+    found = aggregate(name, updates, byzantine=2, **options(name, 40))
+    assert found.dtype is dtype
+    assert torch.equal(found, aggregate(name, updates.float(), byzantine=2, **options(name, 40)).to(dtype))
 
 
 def test_unknown_rules_and_options_are_refused() -> None:
