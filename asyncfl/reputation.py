@@ -59,7 +59,7 @@ def score_groups(means: Tensor, members: Sequence[int]) -> tuple[float, ...]:
     if len(members) < 3:
         return (0.0,) * len(members)
     sizes = torch.tensor(members, dtype=torch.float64)
-    distances = (exact.norms(means, coordinate_median(means)) * sizes.sqrt()).tolist()
+    distances = (exact.norms(means, coordinate_median(means)) * exact.roots(sizes)).tolist()
     usual = sorted(distances)[(len(distances) - 1) // 2]
     if usual == 0.0:
         return tuple(0.0 if distance == 0.0 else MOST_SCORE for distance in distances)

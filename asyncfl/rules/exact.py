@@ -129,7 +129,13 @@ def norms(updates: Tensor, centre: Tensor | None = None) -> Tensor:
         if centre is not None:
             block.sub_(centre[place])
         squares += _row_sums_in(block.mul_(block))
-    return squares.sqrt()
+    return roots(squares)
+
+
+def roots(values: Tensor) -> Tensor:
+    """Square roots, correctly rounded on every machine: `torch.sqrt` is not where a vector library does it."""
+    found: Tensor = torch.from_numpy(np.sqrt(values.numpy()))
+    return found
 
 
 def sort_columns(updates: Tensor) -> Iterator[tuple[slice, Tensor]]:

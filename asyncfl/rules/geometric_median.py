@@ -55,4 +55,4 @@ def distances_to_mixture(products: Tensor, weights: Tensor) -> Tensor:
     along = exact.tree_sum(products * weights[:, None])
     own = exact.tree_sum(along * weights)
     squared = torch.diagonal(products) - 2.0 * along + own
-    return squared.clamp(min=0.0).sqrt()
+    return exact.roots(squared.clamp(min=0.0))
