@@ -69,6 +69,8 @@ def _show(report: Report) -> None:
         output.print(f"[red]proven:[/] {escape(piece['culprit'])} {escape(piece['what'])}", soft_wrap=True)
     if not proven:
         output.print("no evidence: nobody was proven to have lied")
+    for each in facts["remarks"]:
+        output.print(f"[yellow]note:[/] {escape(each['replica'])}: {escape(each['remark'])}", soft_wrap=True)
     for each in facts["problems"][:MOST_PROBLEMS]:
         output.print(
             f"[bold red]wrong:[/] {escape(each['replica'])}: {escape(each['problem'])}", soft_wrap=True
@@ -93,11 +95,17 @@ def _show(report: Report) -> None:
 def _replicas(replicas: dict[str, dict[str, Any]], *, with_exclusions: bool) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     table.add_column("replica", no_wrap=True)
-    for heading in ("entries", "certified", "signatures", *(("exclusion",) if with_exclusions else ())):
+    for heading in (
+        "entries",
+        "locks",
+        "certified",
+        "signatures",
+        *(("exclusion",) if with_exclusions else ()),
+    ):
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("version", no_wrap=True)
     for name, said in replicas.items():
-        cells = [str(said[key]) for key in ("entries", "versions", "signatures")]
+        cells = [str(said[key]) for key in ("entries", "locked", "versions", "signatures")]
         if with_exclusions:
             cells.append(str(said["exclusion"] or "–"))
         table.add_row(name, *cells, (said["version"] or "–")[:12])
