@@ -11,6 +11,7 @@ from rich.table import Table
 from node.commands.common import Directory, ExitCode, JsonFile, output, write_json
 from node.commands.exclusion_page import describe_exclusion, show_lacking
 from node.commands.roster_page import listed, waiting
+from node.commands.settings_page import describe_settings
 
 if TYPE_CHECKING:
     from node.audit_report import Report
@@ -57,7 +58,7 @@ def _show(report: Report) -> None:
     facts = report.facts
     output.print(f"[bold]{escape(facts['name'])}[/], deployment {facts['deployment'][:16]}")
     output.print(_replicas(facts["replicas"], with_exclusions=bool(facts["exclusions"])))
-    output.print(_settings(facts["settings"]), soft_wrap=True)
+    output.print(escape("; ".join(describe_settings(facts["settings"]))), soft_wrap=True)
     _show_rows(facts)
     if facts["clients"]:
         output.print(_clients(facts["clients"]))
@@ -110,17 +111,6 @@ def _replicas(replicas: dict[str, dict[str, Any]], *, with_exclusions: bool) -> 
             cells.append(str(said["exclusion"] or "–"))
         table.add_row(name, *cells, (said["version"] or "–")[:12])
     return table
-
-
-def _settings(settings: dict[str, Any]) -> str:
-    noise = settings["noise_multiplier"]
-    options = ", ".join(f"{key} {value}" for key, value in settings["rule_options"].items())
-    rule = f"{settings['rule']} ({options})" if options else str(settings["rule"])
-    return (
-        f"rule {escape(rule)}; server {settings['server_optimizer']}, rate {settings['server_learning_rate']:g}; clip "
-        f"{settings['clip']:g}; noise {f'{noise:g}' if noise else 'off'}; groups of {settings['min_group']} to "
-        f"{settings['max_group']}; {settings['replicas']} replicas, {settings['byzantine']} may lie"
-    )
 
 
 def _show_rows(facts: dict[str, Any]) -> None:

@@ -64,7 +64,8 @@ def rollback(
         str | None,
         typer.Option(
             metavar="VERSION",
-            help="Back to the model of this certified version, or to initial: leave out what it left out, and all after it.",
+            help="Back to the model of this certified version, or to initial: leave out what it left out, and all "
+            "after it.",
         ),
     ] = None,
     include_entry: Annotated[

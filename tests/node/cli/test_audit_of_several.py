@@ -256,3 +256,29 @@ def test_entries_without_locks_are_counted_and_shown(tmp_path: Path) -> None:
     assert not facts["verified"]
     assert {each["replica"] for each in facts["problems"]} == {"replica-0", "replica-1", "all together"}
     assert "no state has its locks, though 2 or more" in facts["problems"][-1]["problem"]
+
+
+def test_a_version_is_shown_with_its_entries_members_and_settings(tmp_path: Path) -> None:
+    """At 80 columns, a line for each epoch; what the last exclusion leaves out is told from what counts."""
+    options = {"rule": "median", "reputation": True, "weighting": "examples"}
+    made = make(tmp_path / "run", **options, bad_groups=0.25)
+    for index in range(4):
+        made.write(index, later(made, "client-7", 1) if index == 0 else made.rows)
+    done = CliRunner().invoke(app, ["model", "show", str(made.files.root), "newest"], env={"COLUMNS": "80"})
+    lines = done.stdout.splitlines()
+    assert max(len(line.rstrip()) for line in lines if "certified " not in line) <= 80
+    told = " ".join(done.stdout.split())
+    for part in (
+        "rule median", "up to 25% of the groups may be bad", "clients have a reputation",
+        "weighted by examples, at most 1000", "clip ", "noise off", "4 replicas, 1 may lie",
+    ):  # fmt: skip
+        assert part in told
+    rows = [line.split(maxsplit=3) for line in lines if line.split()[:1] in (["1"], ["2"], ["3"])]
+    assert [row[:3] for row in rows] == [["1", "2", "2"], ["2", "2", "1"], ["3", "1", "0"]]
+    assert f"1 2 2 {', '.join(f'client-{number}' for number in range(6))} 2 2 1 client-0," in told
+    assert rows[2][3].rstrip() == "client-2, client-5, client-7"
+    shown = CliRunner().invoke(app, ["audit", str(made.files.root)], env={"COLUMNS": "80"}).stdout
+    assert "rule median; up to 25% of the groups may be bad; clients have a reputation" in shown
+    plain = make(tmp_path / "plain")
+    shown = CliRunner().invoke(app, ["audit", str(plain.files.root)], env={"COLUMNS": "80"}).stdout
+    assert "rule mean; server sgd" in shown
