@@ -23,6 +23,7 @@ from asyncfl.messages import Attest, Item, LockContent, Locked, ModelVote, attes
 from asyncfl.record import Version, read_versions
 from asyncfl.replay import replay
 from asyncfl.replica.item_record import ItemRecord, Signatures
+from asyncfl.rosters import Rosters, read_rosters, roster_key
 
 Tables = Mapping[Table, Mapping[bytes, bytes]]
 
@@ -34,12 +35,13 @@ def short(name: bytes) -> str:
 
 @dataclass
 class Audit:
-    """What one replica's state holds, and what of it is wrong.
+    """What the state of replica `index` holds, and what of it is wrong.
 
     `models` are digests of models computed already, by version: several replicas hold the same versions.
     """
 
     federation: Federation
+    index: int
     initial: bytes
     tables: Tables
     sums: Blobs
@@ -48,9 +50,15 @@ class Audit:
     """This replica's own blobs."""
     models: dict[bytes, bytes] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
+    """What an honest replica's state may be like, and who relies on it should know."""
     signatures: int = 0
     """How many were verified."""
     items: dict[bytes, ItemRecord] = field(default_factory=dict)
+    locked: set[bytes] = field(default_factory=set)
+    """Entries whose n-t lock signatures are here and hold; attestations alone vouch for the others."""
+    attesters: dict[bytes, set[int]] = field(default_factory=dict)
+    """By entry: replicas whose attestations are here and hold."""
     versions: list[Version] = field(default_factory=list)
     uncomputed: dict[str, list[bytes]] = field(default_factory=dict)
     """By reason: versions whose models cannot be computed. One lost sum keeps all from its row on."""
@@ -66,6 +74,7 @@ class Audit:
         """Check everything."""
         self._check_items()
         self._check_exclusions()
+        self._check_rosters()
         self._check_versions()
 
     @cached_property
@@ -75,6 +84,15 @@ class Audit:
     @cached_property
     def exclusions(self) -> Exclusions:
         return Exclusions(self.federation)
+
+    @cached_property
+    def rosters(self) -> Rosters:
+        """Those of this state that the operator signed, and those of the deployment file beside them."""
+        return self._found_rosters[0]
+
+    @cached_property
+    def _found_rosters(self) -> tuple[Rosters, list[str]]:
+        return read_rosters(self.federation, self.tables.get(Table.ROSTERS, {}))
 
     def _rows(self, table: Table) -> list[tuple[bytes, bytes]]:
         return sorted(self.tables.get(table, {}).items())
@@ -86,8 +104,12 @@ class Audit:
             what = f"entry {short(key)}"
             record = self._read_item(key, value)
             if record is not None:
-                self._check_votes(what, record)
+                self._check_votes(what, key, record)
                 self._check_sum(what, self.own, record.item.opened)
+        if alone := len(self.items) - len(self.locked):
+            self.remarks.append(
+                f"{alone} of {len(self.items)} entries without locks: they rest on attestations alone"
+            )
 
     def _read_item(self, key: bytes, value: bytes) -> ItemRecord | None:
         what = f"entry {short(key)}"
@@ -107,18 +129,30 @@ class Audit:
         self.items[key] = record
         return record
 
-    def _check_votes(self, what: str, record: ItemRecord) -> None:
+    def _check_votes(self, what: str, name: bytes, record: ItemRecord) -> None:
+        """Locks, and attestations.
+
+        A replica that was away takes an entry as certified, from somebody who may keep its locks back. What it attests
+        itself it has opened, with the locks in its hands.
+        """
         parameters, item = self.federation.parameters, record.item
-        body = attest_body(item.id, item.digest())
-        needed = parameters.certifiers if record.certified else 1
-        self._check_signatures(f"{what}: attestation", record.votes, Attest.KIND, body, needed)
         content = LockContent(id=item.id, members=item.members).digest()
         if record.locks:
-            self._check_signatures(f"{what}: lock", record.locks, Locked.KIND, content, parameters.quorum)
+            lock = f"{what}: lock"
+            good = self._check_signatures(lock, record.locks, Locked.KIND, content, parameters.quorum)
+            if len(good) >= parameters.quorum:
+                self.locked.add(name)
+        elif self.index in record.votes:
+            self.problems.append(f"{what}: this replica attested it, and has no locks for it")
+        needed = parameters.certifiers if record.certified or name not in self.locked else 1
+        body = attest_body(item.id, item.digest())
+        attestation = f"{what}: attestation"
+        self.attesters[name] = self._check_signatures(attestation, record.votes, Attest.KIND, body, needed)
 
     def _check_signatures(
         self, what: str, signatures: Mapping[int, bytes], kind: str, body: bytes, needed: int
-    ) -> None:
+    ) -> set[int]:
+        """Of whom they hold; fewer than `needed` are a problem."""
         federation = self.federation
         good = set[int]()
         for replica, signature in signatures.items():
@@ -130,6 +164,7 @@ class Audit:
                 self.problems.append(f"{what} of replica {replica} is not its signature")
         if len(good) < needed:
             self.problems.append(f"{what}s of {len(good)} replicas hold, {needed} are needed")
+        return good
 
     def _check_sum(self, what: str, blobs: Blobs, name: bytes) -> None:
         try:
@@ -154,6 +189,10 @@ class Audit:
             self.problems.append(
                 f"exclusion {number}: the operator signed two; the one that counts here counts everywhere"
             )
+
+    def _check_rosters(self) -> None:
+        self.signatures += len(self._rows(Table.ROSTERS))
+        self.problems += self._found_rosters[1]
 
     def find_exclusion(self, name: bytes) -> Exclusion | None:
         """The statement of this digest, all zeros for none."""
@@ -189,6 +228,8 @@ class Audit:
                         f"{what}: its model {short(certificate.model)} is not here as it was: {error}"
                     )
 
+        if self.items and not self.versions:
+            self.remarks.append(f"{len(self.items)} entries, and no version of them is certified here")
         for why, names in self.uncomputed.items():
             more = f" and {len(names) - 1} more" if len(names) > 1 else ""
             self.problems.append(f"version {short(names[0])}{more}: the model cannot be computed: {why}")
@@ -257,6 +298,7 @@ def find_differences(audits: Mapping[str, Audit]) -> Iterator[str]:
     """What contradicts itself between the states of several replicas."""
     models: dict[bytes, tuple[str, bytes]] = {}
     groups: dict[bytes, tuple[str, Item]] = {}
+    rosters: dict[int, tuple[str, bytes]] = {}
     for name, audit in audits.items():
         for version in audit.versions:
             certificate = version.record.certificate
@@ -268,3 +310,31 @@ def find_differences(audits: Mapping[str, Audit]) -> Iterator[str]:
             other, item = groups.setdefault(key, (name, record.item))
             if item != record.item:
                 yield f"entry {short(digest)}: {other} has another entry for the same group than {name}"
+        for roster in audit.rosters.held:
+            if roster_key(roster.number) in audit.tables.get(Table.ROSTERS, {}):
+                other, body = rosters.setdefault(roster.number, (name, roster.digest))
+                if body != roster.digest:
+                    yield f"roster {roster.number}: the operator signed two; {other} and {name} hold one each"
+
+
+@dataclass(frozen=True, slots=True)
+class Unlocked:
+    """An entry for which none of some states has the locks."""
+
+    entry: bytes
+    lost: bool
+    """Whether one of them had to keep them: t + 1 of these replicas attest it, and whoever is honest attests only what
+    it opened, and keeps the locks of that for ever."""
+
+
+def find_unlocked(audits: Mapping[str, Audit], certifiers: int) -> list[Unlocked]:
+    """What rests on attestations alone at all of these replicas, in the order of digests."""
+    here = {audit.index for audit in audits.values()}
+    attesters: dict[bytes, set[int]] = {}
+    for audit in audits.values():
+        for name, replicas in audit.attesters.items():
+            attesters.setdefault(name, set()).update(replicas & here)
+    locked = {name for audit in audits.values() for name in audit.locked}
+    return [
+        Unlocked(name, lost=len(attesters[name]) >= certifiers) for name in sorted(set(attesters) - locked)
+    ]

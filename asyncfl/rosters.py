@@ -7,11 +7,12 @@ local state; what a roster says is not, so whatever names a roster names its num
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from itertools import pairwise
 from typing import Final, Generic, TypeVar
 
 from asyncfl.effects import Put, Table
-from asyncfl.errors import InvalidItem, RosterConflict
+from asyncfl.errors import InvalidItem, MalformedMessage, RosterConflict
 from asyncfl.federation import Federation, Roster
 from asyncfl.identity import verify
 from asyncfl.ledger import Ledger
@@ -141,6 +142,40 @@ def roster_key(number: int) -> bytes:
 
 def put_roster(statement: RosterStatement) -> Put:
     return Put(Table.ROSTERS, roster_key(statement.number), statement.encode())
+
+
+def read_rosters(federation: Federation, rows: Mapping[bytes, bytes]) -> tuple[Rosters, list[str]]:
+    """What somebody else's `Table.ROSTERS` holds, beside the deployment file's, and what of it does not fit.
+
+    As in `Rosters.load` what is on disk comes first; but what cannot be read there is told and passed by.
+    """
+    later = [roster.statement for roster in federation.rosters[1:]]
+    rosters = Rosters(replace(federation, rosters=federation.rosters[:1]))
+    refused: list[str] = []
+
+    def hold(statement: RosterStatement, where: str) -> None:
+        try:
+            rosters.add(statement)
+        except InvalidItem as error:
+            if (told := f"roster {statement.number}{where}: {error}") not in refused:
+                refused.append(told)
+
+    for key in sorted(rows):
+        number = int.from_bytes(key[:4], "big")
+        for statement in later[rosters.highest : max(0, number - 1)]:
+            hold(statement, " of the deployment file")
+        try:
+            statement = RosterStatement.decode(rows[key])
+        except MalformedMessage as error:
+            refused.append(f"roster {number}: cannot be read: {error}")
+            continue
+        if roster_key(statement.number) == key:
+            hold(statement, "")
+        else:
+            refused.append(f"roster {number}: has the content of roster {statement.number}")
+    for statement in later:
+        hold(statement, " of the deployment file")
+    return rosters, refused
 
 
 Statement = TypeVar("Statement")

@@ -9,9 +9,9 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from asyncfl.audit import Audit, find_differences
+from asyncfl.audit import Audit, find_differences, find_unlocked, short
 from asyncfl.effects import Table
-from asyncfl.errors import AsyncflError, ConfigurationError, StorageError
+from asyncfl.errors import AsyncflError, ConfigurationError, InvalidItem, StorageError
 from asyncfl.exclusions import Exclusions
 from asyncfl.messages import Item
 from asyncfl.record import Version
@@ -26,6 +26,8 @@ from node.ledger_copy import StateBlobs, read_replica
 
 ALL_TOGETHER: Final = "all together"
 """Where a problem is that shows only between several states."""
+MOST_NAMES: Final = 8
+"""As many entries are named in a remark."""
 
 
 @dataclass
@@ -35,11 +37,25 @@ class Report:
     files: DeploymentDirectory
     audits: dict[str, Audit] = field(default_factory=dict)
     problems: list[dict[str, str]] = field(default_factory=list)
+    remarks: list[dict[str, str]] = field(default_factory=list)
+    """What may be so in an honest deployment, and who relies on it should know."""
     unread: dict[str, str] = field(default_factory=dict)
     facts: dict[str, Any] = field(default_factory=dict)
 
     def add(self, replica: str, problems: Iterable[str]) -> None:
         self.problems += [{"replica": replica, "problem": problem} for problem in problems]
+
+    def remark(self, replica: str, remarks: Iterable[str]) -> None:
+        self.remarks += [{"replica": replica, "remark": remark} for remark in remarks]
+
+    def rosters(self) -> Rosters:
+        """Those of the deployment file and of all states together; what contradicts another is a problem."""
+        merged = Rosters(self.files.deployment.federation())
+        found = [roster.statement for audit in self.audits.values() for roster in audit.rosters.held]
+        for statement in sorted(found, key=lambda statement: statement.number):
+            with suppress(InvalidItem):
+                merged.add(statement)
+        return merged
 
     def exclusions(self) -> Exclusions:
         """The operator's statements of all states together: one that only some replicas hold counts at all soon."""
@@ -94,8 +110,9 @@ def load(files: DeploymentDirectory, names: Iterable[str]) -> Report:
         federation = files.deployment.federation()
         others = (name, *(other for other in here if other != name))
         report.audits[name] = Audit(
-            federation, files.initial_model(), tables, StateBlobs(files, others), StateBlobs(files, (name,))
-        )
+            federation, federation.replica_index[files.deployment.replica(name).key], files.initial_model(),
+            tables, StateBlobs(files, others), StateBlobs(files, (name,)),
+        )  # fmt: skip
     return report
 
 
@@ -107,13 +124,35 @@ def check(report: Report, say: Callable[[str], None]) -> None:
         audit.models = models
         audit.run()
         report.add(name, audit.problems)
+        report.remark(name, audit.remarks)
     report.add(ALL_TOGETHER, find_differences(report.audits))
+    _check_locks(report)
     pieces, _ = read_evidence(report.files, list(report.audits))
     for piece in pieces:
         if piece.objection is not None and piece.judged:
             report.add(piece.held_by[0], [f"evidence {piece.digest[:12]}: {piece.objection}"])
     report.facts = _facts(report)
     report.facts["evidence"] = [{**asdict(piece), "verified": piece.objection is None} for piece in pieces]
+
+
+def _check_locks(report: Report) -> None:
+    """Entries for which no state here has the locks: one whose state is not here may have them, or must have had."""
+    certifiers = report.files.deployment.parameters.certifiers
+    unlocked = find_unlocked(report.audits, certifiers)
+    report.add(
+        ALL_TOGETHER,
+        [
+            f"entry {short(each.entry)}: no state has its locks, though {certifiers} or more of these replicas "
+            "attest it"
+            for each in unlocked
+            if each.lost
+        ],
+    )
+    elsewhere = [short(each.entry) for each in unlocked if not each.lost]
+    if elsewhere:
+        more = f" and {len(elsewhere) - MOST_NAMES} more" if len(elsewhere) > MOST_NAMES else ""
+        shown = ", ".join(elsewhere[:MOST_NAMES])
+        report.remark(ALL_TOGETHER, [f"no state here has the locks of {shown}{more}"])
 
 
 def _facts(report: Report) -> dict[str, Any]:
@@ -128,11 +167,13 @@ def _facts(report: Report) -> dict[str, Any]:
         "name": deployment.name,
         "verified": not report.problems and not report.unread,
         "problems": report.problems,
+        "remarks": report.remarks,
         "unread": report.unread,
         "settings": deployment.parameters.model_dump(),
         "replicas": {
             name: {
                 "entries": len(audit.items),
+                "locked": len(audit.locked),
                 "versions": len(audit.versions),
                 "signatures": audit.signatures,
                 "version": audit.versions[-1].record.certificate.version.hex() if audit.versions else None,
@@ -149,7 +190,7 @@ def _facts(report: Report) -> dict[str, Any]:
         "rows": _rows(entries, replayed, with_scores=deployment.parameters.min_group > 1),
         "versions": describe_versions(report),
         "exclusions": describe_exclusions(report),
-        "rosters": [] if furthest is None else _rosters(furthest, names),
+        "rosters": _rosters(report.rosters(), names),
     }
 
 
@@ -342,9 +383,7 @@ def _certified_times(report: Report) -> dict[bytes, float]:
     return times
 
 
-def _rosters(audit: Audit, names: Mapping[bytes, str]) -> list[dict[str, Any]]:
-    rosters = Rosters(audit.federation)
-    rosters.load(audit.tables.get(Table.ROSTERS, {}))
+def _rosters(rosters: Rosters, names: Mapping[bytes, str]) -> list[dict[str, Any]]:
     return [
         {
             "number": roster.number,

@@ -10,7 +10,7 @@ from asyncfl.effects import Table
 from asyncfl.errors import InvalidEvidence, RemoteProtocolError, StorageError, UnjudgedEvidence
 from asyncfl.evidence import decode_evidence, describe, evidence_digest, find_culprit, verify
 from asyncfl.federation import Federation
-from asyncfl.rosters import Rosters
+from asyncfl.rosters import read_rosters
 from node.deployment_files import DEPLOYMENT_FILE, DeploymentDirectory
 from node.privacy_events import read_table
 from node.state_file import require_no_orphans
@@ -85,8 +85,8 @@ def _rows(files: DeploymentDirectory, name: str) -> Iterator[tuple[bytes, bytes,
     if not rows:
         return
     federation = deployment.federation()
-    rosters = Rosters(federation)
-    rosters.load(read_table(state, owner, Table.ROSTERS))
+    # What does not fit among the rosters is for an audit to say.
+    rosters, _ = read_rosters(federation, read_table(state, owner, Table.ROSTERS))
     federation = replace(federation, rosters=tuple(rosters.held))
     for key, value in sorted(rows.items()):
         yield key, value, federation

@@ -101,10 +101,11 @@ def check_names(deployment: Deployment, wish: Wish) -> None:
 def plan(deployment: Deployment, held: Exclusions, known: Known, wish: Wish) -> ExclusionStatement:
     """The next statement, unsigned: all that is left out now, changed as wished.
 
-    Raises `ConfigurationError` for what is not known, or changes nothing.
+    With `to` a version, it begins from what that one left out and what came after it, whatever is left out now: so its
+    model comes out again. Raises `ConfigurationError` for what is not known, or changes nothing.
     """
     path, number = steps(held), held.highest + 1
-    now = path[-1].content
+    now = base = path[-1].content
     if wish.undo:
         if len(path) == 1:
             raise ConfigurationError("nothing is left out, so there is nothing to take back")
@@ -114,19 +115,21 @@ def plan(deployment: Deployment, held: Exclusions, known: Known, wish: Wish) -> 
         frozenset(deployment.client(name).key for name in wish.clients),
     )
     if wish.to is not None:
-        since = _after(wish.to, known)
-        if since.is_empty:
+        before, since = (
+            (now, _after(None, known)) if wish.to == INITIAL else _find_target(wish.to, held, known)
+        )
+        base = before.plus(since)
+        if base == now and since.is_empty:
             raise ConfigurationError("nothing comes after that version; nothing was changed")
-        wanted = wanted.plus(since)
     unwanted = Content(
-        frozenset(_find_excluded(prefix, now, known.ledger, held) for prefix in wish.back_entries),
-        frozenset(_find_client(name, now, deployment) for name in wish.back_clients),
+        frozenset(_find_excluded(prefix, base, known.ledger, held) for prefix in wish.back_entries),
+        frozenset(_find_client(name, base, deployment) for name in wish.back_clients),
     )
     if not (wanted.entries.isdisjoint(unwanted.entries) and wanted.clients.isdisjoint(unwanted.clients)):
         raise ConfigurationError(
             "the same entry or client is to be left out and put back; nothing was changed"
         )
-    then = now.plus(wanted).minus(unwanted)
+    then = base.plus(wanted).minus(unwanted)
     if then == now:
         raise ConfigurationError(f"exclusion {held.highest} leaves that out already; nothing was changed")
     return _make(number, then, wish.reason)
@@ -242,15 +245,28 @@ def _digits(text: str, what: str) -> str:
     return digits
 
 
-def _after(to: str, known: Known) -> Content:
-    """What came after a version, up to the epochs that are under way.
+def _find_target(to: str, held: Exclusions, known: Known) -> tuple[Content, Content]:
+    """What a version left out, and what came after it."""
+    version = _find_version(to, known)
+    name, number = version.record.exclusion, version.record.certificate.statement
+    signed = (*held.held, *held.doubles.values())
+    statement = next((each for each in signed if each.body() == name), None)
+    if any(name) and statement is None:
+        raise ConfigurationError(
+            f"that version was computed under exclusion {number} ({name.hex()[:12]}), which is neither in "
+            "exclusions.json nor at a replica that answered; start the replicas and run this again"
+        )
+    return Content() if statement is None else Content.of(statement), _after(version, known)
+
+
+def _after(version: Version | None, known: Known) -> Content:
+    """What came after a version, or after the initial model, up to the epochs that are under way.
 
     Of the version's own rows entry by entry, so that it comes out again as it was; later rows as one span of epochs, so
     that their late entries, which were trained from what is left out, stay out too.
     """
     ledger, last, kept = known.ledger, 0, set[bytes]()
-    if to != INITIAL:
-        version = _find_version(to, known)
+    if version is not None:
         if version.link is None:
             raise ConfigurationError(
                 "the entries of that version are not all here; run this where another replica is"

@@ -11,6 +11,7 @@ from rich.table import Table
 from node.commands.common import Directory, ExitCode, JsonFile, output, write_json
 from node.commands.exclusion_page import describe_exclusion, show_lacking
 from node.commands.roster_page import listed, waiting
+from node.commands.settings_page import describe_settings
 
 if TYPE_CHECKING:
     from node.audit_report import Report
@@ -57,7 +58,7 @@ def _show(report: Report) -> None:
     facts = report.facts
     output.print(f"[bold]{escape(facts['name'])}[/], deployment {facts['deployment'][:16]}")
     output.print(_replicas(facts["replicas"], with_exclusions=bool(facts["exclusions"])))
-    output.print(_settings(facts["settings"]), soft_wrap=True)
+    output.print(escape("; ".join(describe_settings(facts["settings"]))), soft_wrap=True)
     _show_rows(facts)
     if facts["clients"]:
         output.print(_clients(facts["clients"]))
@@ -69,6 +70,8 @@ def _show(report: Report) -> None:
         output.print(f"[red]proven:[/] {escape(piece['culprit'])} {escape(piece['what'])}", soft_wrap=True)
     if not proven:
         output.print("no evidence: nobody was proven to have lied")
+    for each in facts["remarks"]:
+        output.print(f"[yellow]note:[/] {escape(each['replica'])}: {escape(each['remark'])}", soft_wrap=True)
     for each in facts["problems"][:MOST_PROBLEMS]:
         output.print(
             f"[bold red]wrong:[/] {escape(each['replica'])}: {escape(each['problem'])}", soft_wrap=True
@@ -93,26 +96,21 @@ def _show(report: Report) -> None:
 def _replicas(replicas: dict[str, dict[str, Any]], *, with_exclusions: bool) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     table.add_column("replica", no_wrap=True)
-    for heading in ("entries", "certified", "signatures", *(("exclusion",) if with_exclusions else ())):
+    for heading in (
+        "entries",
+        "locks",
+        "certified",
+        "signatures",
+        *(("exclusion",) if with_exclusions else ()),
+    ):
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("version", no_wrap=True)
     for name, said in replicas.items():
-        cells = [str(said[key]) for key in ("entries", "versions", "signatures")]
+        cells = [str(said[key]) for key in ("entries", "locked", "versions", "signatures")]
         if with_exclusions:
             cells.append(str(said["exclusion"] or "–"))
         table.add_row(name, *cells, (said["version"] or "–")[:12])
     return table
-
-
-def _settings(settings: dict[str, Any]) -> str:
-    noise = settings["noise_multiplier"]
-    options = ", ".join(f"{key} {value}" for key, value in settings["rule_options"].items())
-    rule = f"{settings['rule']} ({options})" if options else str(settings["rule"])
-    return (
-        f"rule {escape(rule)}; server {settings['server_optimizer']}, rate {settings['server_learning_rate']:g}; clip "
-        f"{settings['clip']:g}; noise {f'{noise:g}' if noise else 'off'}; groups of {settings['min_group']} to "
-        f"{settings['max_group']}; {settings['replicas']} replicas, {settings['byzantine']} may lie"
-    )
 
 
 def _show_rows(facts: dict[str, Any]) -> None:

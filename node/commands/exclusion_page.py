@@ -112,6 +112,16 @@ def announce(said: dict[str, Any], cost: Cost, known: Known, deployment: Deploym
     _warn_of_the_end(said, deployment)
 
 
+def warn_of_return(said: dict[str, Any]) -> None:
+    """Whom going back to a version lets in again, not in that version alone."""
+    if clients := said["puts_back"]["clients"]:
+        output.print(
+            f"  [yellow]{escape(listed(clients))} counts in that version, and so in epochs to come[/]: "
+            "--exclude-client beside --to keeps a client out, of that version too",
+            soft_wrap=True,
+        )
+
+
 def _show_cost(said: dict[str, Any], cost: Cost) -> None:
     output.print(f"  [dim]{cost.counted} of {cost.entries} entries count now[/]")
     if cost.leaves_out:

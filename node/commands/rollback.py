@@ -23,7 +23,7 @@ from node.commands.common import (
     write_json,
 )
 from node.commands.enroll import Wait, Yes
-from node.commands.exclusion_page import announce, describe_change, show_history
+from node.commands.exclusion_page import announce, describe_change, show_history, warn_of_return
 from node.commands.roster_page import fail_for_want_of_replicas, show_replicas, waiting
 
 if TYPE_CHECKING:
@@ -63,7 +63,9 @@ def rollback(
     to: Annotated[
         str | None,
         typer.Option(
-            metavar="VERSION", help="Leave out what came after this certified version, or after initial."
+            metavar="VERSION",
+            help="Back to the model of this certified version, or to initial: leave out what it left out, and all "
+            "after it.",
         ),
     ] = None,
     include_entry: Annotated[
@@ -205,7 +207,10 @@ class _Rollback:
             cost = compute_cost(known.ledger, self.held.in_force, Exclusion.of(statement))
             self._warn(calls, wish)
             if not self.manner.json:
-                announce(self._describe(statement), cost, known, deployment)
+                told = self._describe(statement)
+                announce(told, cost, known, deployment)
+                if wish.to is not None:
+                    warn_of_return(told)
             if not self.manner.yes:
                 confirm(CONFIRMED)
                 if wish.to is not None:
@@ -213,8 +218,8 @@ class _Rollback:
                     states, announced = self._read(), statement
                     statement = plan(deployment, self.held, self._known(states, self._call()), wish)
                     if statement != announced:
-                        told = describe_change(self._describe(statement))
-                        output.print(f"training went on meanwhile: it {told}", soft_wrap=True)
+                        change = describe_change(self._describe(statement))
+                        output.print(f"training went on meanwhile: it {change}", soft_wrap=True)
             signed = sign(self.operator, deployment.digest, statement)
             self.held.add(signed)
             self.signed.times[signed.body()] = time.time()

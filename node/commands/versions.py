@@ -10,6 +10,8 @@ from rich.table import Table
 
 from node.commands.common import Directory, JsonFile, output, show_left_aside, write_json
 from node.commands.exclusion_page import describe_exclusion
+from node.commands.roster_page import listed
+from node.commands.settings_page import describe_settings
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -191,6 +193,12 @@ def _show(facts: dict[str, Any]) -> None:
         output.print(f"  exclusion  {facts['statement']}")
     if accuracy is not None:
         output.print(f"  accuracy   {accuracy:.4f}, as the members of the next row measured it")
+    settings = Table.grid(padding=(0, 2, 0, 0))
+    settings.add_column(no_wrap=True, min_width=len("  certified"))
+    settings.add_column(overflow="fold")
+    settings.add_row("  settings", escape("; ".join(describe_settings(facts["settings"]))))
+    output.print(settings)
+    output.print(_epochs(facts["entries_in_it"]))
     table = Table(box=None, padding=(0, 2, 0, 2), header_style="dim")
     table.add_column("client", no_wrap=True)
     for heading in ("uploads", "count"):
@@ -198,6 +206,23 @@ def _show(facts: dict[str, Any]) -> None:
     for name, said in facts["clients"].items():
         table.add_row(escape(name[:24]), str(len(said["epochs"])), str(said["counts"]))
     output.print(table)
+
+
+def _epochs(entries: list[dict[str, Any]]) -> Table:
+    """The entries of a version, a line for each epoch."""
+    epochs: dict[int, list[dict[str, Any]]] = {}
+    for each in entries:
+        epochs.setdefault(each["epoch"], []).append(each)
+    table = Table(box=None, padding=(0, 2, 0, 2), header_style="dim")
+    for heading in ("epoch", "entries", "count"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("members", overflow="fold")
+    for epoch, held in epochs.items():
+        members = sorted({member["client"] for each in held for member in each["members"]})
+        counting = sum(each["counts"] for each in held)
+        shown = str(counting) if counting == len(held) else f"[yellow]{counting}[/]"
+        table.add_row(str(epoch), str(len(held)), shown, escape(listed(members)))
+    return table
 
 
 def _show_difference(facts: dict[str, Any]) -> None:

@@ -11,6 +11,7 @@ import pytest
 from asyncfl.audit import Audit, find_differences
 from asyncfl.effects import Table
 from asyncfl.errors import StorageError
+from asyncfl.federation import Federation
 from asyncfl.messages import Vote
 from asyncfl.record import VersionRecord
 from asyncfl.replica.item_record import ItemRecord
@@ -47,13 +48,18 @@ def run() -> Simulation:
     return simulation
 
 
-def audit(tables: Tables | None = None, blobs: dict[bytes, bytes] | None = None, replica: int = 0) -> Audit:
+def audit(
+    tables: Tables | None = None,
+    blobs: dict[bytes, bytes] | None = None,
+    replica: int = 0,
+    federation: Federation | None = None,
+) -> Audit:
     simulation = run()
     node = simulation.network.nodes[simulation.replica_key(replica)]
     store = Checked()
     store.data = dict(node.blobs.data) if blobs is None else blobs
     durable = {table: dict(rows) for table, rows in node.durable.items()} if tables is None else tables
-    result = Audit(simulation.federation, simulation.initial, durable, store, store)
+    result = Audit(federation or simulation.federation, replica, simulation.initial, durable, store, store)
     result.run()
     return result
 

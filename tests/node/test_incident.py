@@ -85,6 +85,23 @@ class Machine:
         versions = self.told("model", "list", "run")["versions"]
         return max(versions, key=lambda each: (each["statement"], each["entries"]), default=NONE)
 
+    def everywhere(self, statement: int) -> int:
+        """Entries of the furthest version under an exclusion whose certificate all replicas hold."""
+        versions = self.told("model", "list", "run")["versions"]
+        held = [each for each in versions if each["statement"] == statement and len(each["held_by"]) == 4]
+        return max((each["entries"] for each in held), default=0)
+
+    def accuracy(self, *, statement: int) -> float:
+        """On held-out data, of the newest model, which must be under this exclusion by now."""
+        facts: dict[str, Any] = {}
+
+        def found() -> bool:
+            facts.update(json.loads(self.run(["evaluate", "run", "--json"])))
+            return facts["exclusion"] == statement
+
+        self.until(f"an accuracy under exclusion {statement}", found)
+        return float(facts["accuracy"])
+
 
 @pytest.fixture
 def machine(tmp_path: Path) -> Iterator[Machine]:
@@ -110,28 +127,47 @@ def test_the_page_leads_from_alarm_to_a_clean_model(machine: Machine) -> None:
     machine.run(listed)
     assert "verified" in machine.run(audited)
     clients = machine.told("audit", "run")["clients"]
-    most = max(clients, key=lambda name: clients[name]["suspicion"]["mean"])
-    assert most == POISONER, {name: said["suspicion"] for name, said in clients.items()}
+    suspicion = {name: said["suspicion"] for name, said in clients.items()}
+    assert max(suspicion, key=lambda name: suspicion[name]["mean"]) == POISONER, suspicion
+    assert suspicion[POISONER]["weight"] == min(each["weight"] for each in suspicion.values()) < 0.5, (
+        suspicion
+    )
+    accuracies = [machine.accuracy(statement=0)]
 
     said = json.loads(machine.run(exclude, "--yes", "--json"))
     assert said["have_it"] >= said["needed"]
-    assert said["cost"]["uploads_of_the_named"] == clients[POISONER]["counts"] or said["cost"]["leaves_out"]
+    cost = said["cost"]
+    assert cost["uploads_of_the_named"] >= clients[POISONER]["counts"] > 0
+    assert cost["entries"] == cost["counted_before"] > cost["leaves_out"] > 0
     machine.run(retire, "--yes")
     machine.until("a model without the poisoner", lambda: machine.newest()["statement"] == 1)
+    accuracies.append(machine.accuracy(statement=1))
     clean = machine.newest()["entries"]
-    machine.until("training to go on", lambda: machine.newest()["entries"] >= clean + 4)
+    machine.until("training to go on at all replicas", lambda: machine.everywhere(1) >= clean + 12)
+    accuracies.append(machine.accuracy(statement=1))
     machine.run(listed_again)
     assert f"leaves out {POISONER} (labels flipped): in force" in machine.run(audited_again)
     facts = machine.told("audit", "run")
     assert facts["verified"], facts["problems"]
-    assert facts["clients"][POISONER]["counts"] == 0
-    last = [each for each in facts["versions"] if each["statement"] == 1][-1]
-    assert last["recomputed"]
-    assert len(last["held_by"]) >= 1
+    assert facts["clients"][POISONER]["counts"] == 0 < len(facts["clients"][POISONER]["epochs"])
+    for entry in facts["entries"]:
+        assert entry["counts"] != (POISONER in {member["client"] for member in entry["members"]}), entry
+    assert [replica["exclusion"] for replica in facts["replicas"].values()] == [1] * 4
+    assert all(each["recomputed"] for each in facts["versions"])
+    shown = machine.told("model", "show", "run", "newest")
+    assert shown["statement"] == 1
+    assert shown["clients"][POISONER]["counts"] == 0
+    # Measured in two runs: 0.964 and 0.961 with the poisoner, 0.953 and 0.950 just without it, 0.958 and 0.961 sixty
+    # entries later; 0.003 is one test example.
+    poisoned, without, later = accuracies
+    assert poisoned > 0.9, "the median holds one of twelve off"
+    assert without > poisoned - 0.05
+    assert later > 0.93
 
     machine.run(undo, "--yes")
     assert "taken back by exclusion 2" in machine.run(history)
     machine.until("everything to count again", lambda: machine.newest()["statement"] == 2)
+    assert machine.accuracy(statement=2) > 0.9
     facts = machine.told("audit", "run")
     assert facts["verified"], facts["problems"]
     assert [each["number"] for each in facts["exclusions"]] == [1, 2]

@@ -17,8 +17,12 @@ from asyncfl.effects import Put, Table
 from asyncfl.fold import FoldState
 from asyncfl.messages import Epochs, ExclusionStatement
 from asyncfl.replay import replay
+from asyncfl.replica.item_record import Signatures
+from asyncfl.rosters import put_roster
+from asyncfl.simulation.deployment import sign_roster
 from node.cli import app
 from node.deployment_creation import NewDeployment, create_deployment
+from node.deployment_files import OPERATOR_KEY_FILE, read_key
 from tests.node.ledgers import GROUPS, MadeLedger
 
 
@@ -178,3 +182,103 @@ def test_the_tables_of_statements_are_those_that_are_audited(tmp_path: Path) -> 
     facts = told("audit", made.files.root, "--json", "-")
     assert facts["clients"]["client-7"]["counts"] == 0
     assert [each["replica"] for each in facts["problems"]] == ["replica-0"]
+
+
+def roster_row(made: MadeLedger, start: int, **changes: Any) -> Put:
+    """The operator's first roster after the one of the deployment file."""
+    deployment = made.files.deployment
+    members = tuple(sorted(client.key for client in deployment.clients))[:7]
+    operator = read_key(made.files.root / OPERATOR_KEY_FILE)
+    statement = sign_roster(operator, deployment.digest, 1, start, members).statement
+    return put_roster(statement.model_copy(update=changes))
+
+
+@pytest.mark.parametrize("where", [0, 1])
+@pytest.mark.parametrize("what", ["forged", "garbage"])
+def test_a_roster_that_does_not_hold_is_named_with_its_replica_whichever_it_is(
+    tmp_path: Path, where: int, what: str
+) -> None:
+    made = make(tmp_path / "run")
+    forged = roster_row(made, 9, signature=bytes(64))
+    made.write(where, [forged if what == "forged" else Put(Table.ROSTERS, forged.key, b"\x93garbage")])
+    made.write(where, [Put(Table.EVIDENCE, b"e" * 32, b"garbage")])
+    done = CliRunner().invoke(app, ["audit", str(made.files.root), "--json", "-"], env={"COLUMNS": "100"})
+    assert done.exit_code == 1, done.output
+    facts = json.loads(done.stdout)
+    first, second = facts["problems"]
+    assert first["replica"] == second["replica"] == f"replica-{where}"
+    said = "the operator did not sign" if what == "forged" else "cannot be read"
+    assert said in first["problem"]
+    assert second["problem"].startswith("evidence ")
+    assert [each["number"] for each in facts["rosters"]] == [0]
+    assert all(each["recomputed"] for each in facts["versions"]), "the rest is still checked"
+
+
+def test_rosters_of_all_states_are_told_and_two_of_one_number_are_a_problem(tmp_path: Path) -> None:
+    made = make(tmp_path / "run")
+    made.write(3, [roster_row(made, 9)])
+    facts = told("audit", made.files.root, "--json", "-")
+    assert facts["verified"], facts["problems"]
+    assert [each["start_epoch"] for each in facts["rosters"]] == [1, 9]
+    made.write(2, [roster_row(made, 11)])
+    (problem,) = told("audit", made.files.root, "--json", "-")["problems"]
+    assert problem == {
+        "replica": "all together",
+        "problem": "roster 1: the operator signed two; replica-2 and replica-3 hold one each",
+    }
+
+
+def test_entries_without_locks_are_counted_and_shown(tmp_path: Path) -> None:
+    """MadeLedger's entries are attested by replicas 0 and 1: the others took them as certified."""
+    made = make(tmp_path / "run")
+    bare = []
+    for number in (1, 2):
+        record = made.record(number)
+        record.locks = Signatures()
+        bare.append(Put(Table.ITEMS, made.items[number], record.encode()))
+    made.write(3, bare)
+    facts = told("audit", made.files.root, "--json", "-")
+    assert facts["verified"], facts["problems"]
+    assert [said["locked"] for said in facts["replicas"].values()] == [5, 5, 5, 3]
+    (remark,) = facts["remarks"]
+    assert remark["replica"] == "replica-3"
+    assert remark["remark"].startswith("2 of 5 entries without locks")
+    shown = CliRunner().invoke(app, ["audit", str(made.files.root)], env={"COLUMNS": "80"}).stdout
+    assert "note: replica-3: 2 of 5 entries without locks" in shown
+    alone = told("audit", made.files.state("replica-3"), "--json", "-")
+    assert alone["verified"], "the locks are where the entries were opened"
+    assert {"replica": "all together"}.items() <= alone["remarks"][1].items()
+    names = ", ".join(sorted(made.items[number].hex()[:12] for number in (1, 2)))
+    assert alone["remarks"][1]["remark"] == f"no state here has the locks of {names}"
+    for index in range(3):
+        made.write(index, bare)
+    facts = told("audit", made.files.root, "--json", "-")
+    assert not facts["verified"]
+    assert {each["replica"] for each in facts["problems"]} == {"replica-0", "replica-1", "all together"}
+    assert "no state has its locks, though 2 or more" in facts["problems"][-1]["problem"]
+
+
+def test_a_version_is_shown_with_its_entries_members_and_settings(tmp_path: Path) -> None:
+    """At 80 columns, a line for each epoch; what the last exclusion leaves out is told from what counts."""
+    options = {"rule": "median", "reputation": True, "weighting": "examples"}
+    made = make(tmp_path / "run", **options, bad_groups=0.25)
+    for index in range(4):
+        made.write(index, later(made, "client-7", 1) if index == 0 else made.rows)
+    done = CliRunner().invoke(app, ["model", "show", str(made.files.root), "newest"], env={"COLUMNS": "80"})
+    lines = done.stdout.splitlines()
+    assert max(len(line.rstrip()) for line in lines if "certified " not in line) <= 80
+    told = " ".join(done.stdout.split())
+    for part in (
+        "rule median", "up to 25% of the groups may be bad", "clients have a reputation",
+        "weighted by examples, at most 1000", "clip ", "noise off", "4 replicas, 1 may lie",
+    ):  # fmt: skip
+        assert part in told
+    rows = [line.split(maxsplit=3) for line in lines if line.split()[:1] in (["1"], ["2"], ["3"])]
+    assert [row[:3] for row in rows] == [["1", "2", "2"], ["2", "2", "1"], ["3", "1", "0"]]
+    assert f"1 2 2 {', '.join(f'client-{number}' for number in range(6))} 2 2 1 client-0," in told
+    assert rows[2][3].rstrip() == "client-2, client-5, client-7"
+    shown = CliRunner().invoke(app, ["audit", str(made.files.root)], env={"COLUMNS": "80"}).stdout
+    assert "rule median; up to 25% of the groups may be bad; clients have a reputation" in shown
+    plain = make(tmp_path / "plain")
+    shown = CliRunner().invoke(app, ["audit", str(plain.files.root)], env={"COLUMNS": "80"}).stdout
+    assert "rule mean; server sgd" in shown

@@ -235,7 +235,7 @@ def test_taking_back_walks_back_through_all_exclusions(made: MadeLedger) -> None
     """Never to and fro between the last two: what was taken back is passed by."""
     operator = Operator(made)
     first = operator.sign(clients=["client-7"])
-    second = operator.sign(entries=[made.items[0].hex()[:8]], to=made.versions[3].hex())
+    second = operator.sign(entries=[made.items[0].hex()[:8]], clients=["client-7"], to=made.versions[3].hex())
     assert second == Content(frozenset({made.items[0]}), first.clients, ((3, 3),))
     with pytest.raises(ConfigurationError, match="leaves that out already"):
         operator.plan(clients=["client-7"])
