@@ -138,9 +138,8 @@ def peak(name: str, inputs: int, dimension: int) -> int | None:
     rule, bad = rule_of(name, dimension), inputs // 10
     if rule.least_inputs(bad) > inputs:
         return None
-    rule(
-        inputs_of(max(10, rule.least_inputs(1)), 1000), 1
-    )  # What is loaded at the first use is not the rule's.
+    few = inputs_of(max(10, rule.least_inputs(1)), dimension)
+    rule(few, 1)  # What is loaded at the first use is not the rule's.
     updates = torch.empty(inputs, dimension).normal_(generator=torch.Generator().manual_seed(0))
     before = most_memory()
     rule(updates, bad)
