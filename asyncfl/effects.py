@@ -86,6 +86,12 @@ class Fetch:
 
 @dataclass(frozen=True, slots=True)
 class DeleteBlob:
+    """Delete the blob unless `machine.needs(digest)` by the time that this is carried out.
+
+    What a job has written, and the machine has not heard of, stays too; and a fetch of the blob that was under way
+    meanwhile has failed.
+    """
+
     digest: bytes
 
 
@@ -149,4 +155,9 @@ class Machine(Protocol):
     def fetched(self, peer: bytes, digest: bytes, now: float) -> list[Effect]: ...
     def fetch_failed(self, peer: bytes, digest: bytes, reason: str, now: float) -> list[Effect]: ...
     def referenced_blobs(self) -> set[bytes]: ...
+
+    def needs(self, blob: bytes) -> bool:
+        """Whether a blob is in use, or wanted; asked right before it is deleted."""
+        ...
+
     def status(self, now: float) -> dict[str, Any]: ...

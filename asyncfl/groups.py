@@ -58,6 +58,13 @@ def check_members(content: LockContent, parameters: Parameters) -> None:
         raise InvalidItem(f"{len(order)} members exceed max_group {parameters.max_group}")
 
 
+def check_ages(content: LockContent) -> None:
+    """Raise `InvalidItem` if a member is of an epoch that neither is the group's own nor may ride on it."""
+    for member in content.members:
+        if not content.id.epoch - MAX_LATE_EPOCHS <= member.epoch <= content.id.epoch:
+            raise InvalidItem(f"an upload of epoch {member.epoch} cannot ride on epoch {content.id.epoch}")
+
+
 def check_group(
     content: LockContent,
     manifests: Sequence[Manifest],
@@ -73,6 +80,7 @@ def check_group(
     """
     parameters, group = federation.parameters, content.id
     check_members(content, parameters)
+    check_ages(content)
     own = 0
     named: set[int] = set()
     for member, manifest in zip(content.members, manifests, strict=True):
@@ -85,8 +93,6 @@ def check_group(
             named.add(roster.number)
         elif compute_coordinator(group.epoch, group.cell, parameters.replicas) != group.coordinator:
             raise InvalidItem("late uploads ride only on the coordinator's own cells")
-        elif not group.epoch - MAX_LATE_EPOCHS <= member.epoch <= group.epoch:
-            raise InvalidItem(f"an upload of epoch {member.epoch} cannot ride on epoch {group.epoch}")
     if len(named) > 1:
         raise InvalidItem(f"the group's own members name rosters {sorted(named)}: cells are of one roster")
     if own < parameters.min_group:

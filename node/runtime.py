@@ -23,13 +23,11 @@ from typing import Any, Final, Protocol
 import structlog
 
 from asyncfl.effects import (
-    Blobs,
     Compute,
     Delete,
     DeleteBlob,
     Effect,
     Fetch,
-    Job,
     Machine,
     Notify,
     Persist,
@@ -37,8 +35,9 @@ from asyncfl.effects import (
     Send,
     SendBlob,
 )
-from asyncfl.errors import AsyncflError, ConfigurationError, LocalProtocolError, StorageError
+from asyncfl.errors import ConfigurationError, LocalProtocolError, StorageError
 from asyncfl.messages import Message
+from node.jobs import BlobFiles, JobBlobs, Written, run_job
 from node.looplag import LoopLag
 from node.steps import FileAction, FileKind, Observer, observed, unobserved
 
@@ -72,12 +71,6 @@ class Disk(Protocol):
     async def commit(self, writes: Sequence[Put | Delete]) -> None: ...
 
 
-class BlobFiles(Blobs, Protocol):
-    """What the shell needs of `node.blobs.BlobStore`."""
-
-    def delete(self, digest: bytes) -> None: ...
-
-
 class Runtime:
     """Runs one node. It is the `Handler` of the endpoint that is given to `run`.
 
@@ -105,7 +98,7 @@ class Runtime:
         self._role = role
         self._deployment = deployment.hex()
         self._storage = storage
-        self._blobs = blobs
+        self._blobs = JobBlobs(blobs)
         self._workers = workers
         self._status = status
         self._lag = lag
@@ -119,7 +112,9 @@ class Runtime:
         self._arrived = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
-        self._jobs: set[tuple[Any, ...]] = set()
+        self._jobs: dict[tuple[Any, ...], Written] = {}
+        self._fetching: dict[tuple[bytes, bytes], bool] = {}
+        """The fetches under way, by peer and blob; False once that blob was deleted meanwhile."""
         self._closing = False
         self._failure: Exception | None = None
         self._ended = asyncio.Event()
@@ -200,10 +195,14 @@ class Runtime:
 
     def fetched(self, peer: bytes, digest: bytes) -> None:
         """See `node.transport.Handler`."""
-        self._feed(self._machine.fetched, peer, digest)
+        if self._fetching.pop((peer, digest), True):
+            self._feed(self._machine.fetched, peer, digest)
+        else:
+            self._feed(self._machine.fetch_failed, peer, digest, "deleted meanwhile")
 
     def fetch_failed(self, peer: bytes, digest: bytes, reason: str) -> None:
         """See `node.transport.Handler`."""
+        self._fetching.pop((peer, digest), None)
         self._feed(self._machine.fetch_failed, peer, digest, reason)
 
     def disk_refused(self, error: StorageError) -> None:
@@ -265,6 +264,7 @@ class Runtime:
                 case SendBlob(peer, digest, offset):
                     self._network.send_blob(peer, digest, offset)
                 case Fetch(peer, digest, size):
+                    self._fetching.setdefault((peer, digest), True)
                     self._network.fetch(peer, digest, size)
                 case Compute():
                     self._compute(effect)
@@ -283,14 +283,14 @@ class Runtime:
     def _compute(self, effect: Compute) -> None:
         if effect.key in self._jobs:
             raise LocalProtocolError(f"the job {effect.key!r} is under way already")
-        self._jobs.add(effect.key)
+        blobs = self._jobs[effect.key] = self._blobs.open()
         # The context carries the node's name into what the job logs.
         future = asyncio.get_running_loop().run_in_executor(
-            self._workers, copy_context().run, _run_job, effect.job, self._blobs
+            self._workers, copy_context().run, run_job, effect.job, blobs
         )
 
         def finished(done: asyncio.Future[Any]) -> None:
-            self._jobs.discard(effect.key)
+            del self._jobs[effect.key]
             if done.cancelled():
                 return
             error = done.exception()
@@ -304,9 +304,15 @@ class Runtime:
         future.add_done_callback(finished)
 
     async def _delete(self, digest: bytes) -> None:
+        # Its machine may have found another use for it since: a client can name any blob as its upload's payload.
+        if self._machine.needs(digest):
+            return
+        for fetch in self._fetching:
+            if fetch[1] == digest:
+                self._fetching[fetch] = False
         # Waited for, so that a later fetch of the same blob is not undone.
         try:
-            await asyncio.to_thread(self._blobs.delete, digest)
+            await asyncio.to_thread(self._blobs.delete, digest, list(self._jobs.values()))
         except StorageError as error:
             log.warning("blob_not_deleted", error=str(error))
 
@@ -366,17 +372,6 @@ def _as_deliberate(error: Exception) -> Exception:
     )
     wrapped.__cause__ = error
     return wrapped
-
-
-def _run_job(job: Job, blobs: Blobs) -> Any:
-    try:
-        return job.run(blobs)
-    except AsyncflError:
-        raise
-    except Exception:
-        # Logged here, in the worker: a traceback reads source files.
-        log.exception("job_failed", job=type(job).__name__)
-        raise
 
 
 def _log_failure(failure: Exception) -> None:

@@ -280,6 +280,9 @@ class Malicious:
     def referenced_blobs(self) -> set[bytes]:
         return self.machine.referenced_blobs()
 
+    def needs(self, blob: bytes) -> bool:
+        return self.machine.needs(blob)
+
     def status(self, now: float) -> dict[str, Any]:
         told = self.machine.status(now)
         return {**told, "misbehaved": self.acted + told.get("misbehaved", 0)}

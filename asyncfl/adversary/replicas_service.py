@@ -393,6 +393,9 @@ class FalseFinish(Boasting):
     without=("locks-without-limit",),
 )  # fmt: skip
 class Flood(Behaviour):
+    BURST = 128
+    """Locks that are said at once, in one of 32 ticks: whatever is not limited is worked on at the same time."""
+
     def __init__(self, me: Insider) -> None:
         super().__init__(me)
         self._count = 0
@@ -404,11 +407,23 @@ class Flood(Behaviour):
         self._count += 1
         name = self._count.to_bytes(32, "big")
         rows = (Row(epoch=1 + self._count, items=(name,)),)
-        group = GroupId(epoch=1 + self._count, cell=0, coordinator=self.me.index, part=0)
-        member = Member(client=self.me.federation.rosters[0].members[0], epoch=1 + self._count, manifest=name)
-        content = LockContent(id=group, members=(member,))
-        lock = Lock(content=content, supporters=(0,), oks=((bytes(64),),), signature=bytes(64))
+        parts = self.BURST if self._count % 32 == 0 else 1
+        locks = [self.me.signed(self._lock_of_nothing(name, part)) for part in range(parts)]
         for peer in self.me.others:
             self.send(peer, View(base=name, base_epoch=0, entries=1, rows=rows, pinned=True))
             self.send(peer, RowsRequest(base=name, first=1))
-            self.send(peer, self.me.signed(lock))
+            for lock in locks:
+                self.send(peer, lock)
+
+    def _lock_of_nothing(self, name: bytes, part: int) -> Lock:
+        """Nothing is wrong with it until its SHARE_OKs are verified."""
+        federation, epoch = self.me.federation, 1 + self._count
+        group = GroupId(epoch=epoch, cell=0, coordinator=self.me.index, part=part)
+        member = Member(client=federation.rosters[0].members[0], epoch=epoch, manifest=name)
+        supporters = tuple(range(federation.parameters.quorum))
+        return Lock(
+            content=LockContent(id=group, members=(member,)),
+            supporters=supporters,
+            oks=((bytes(64),) * len(supporters),),
+            signature=bytes(64),
+        )

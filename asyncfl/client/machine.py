@@ -215,6 +215,11 @@ class Client:
         upload = self.context.upload
         return {upload.core.upload} if upload is not None else set()
 
+    def needs(self, blob: bytes) -> bool:
+        """Whether a blob is the upload, or the model that is fetched or trained from."""
+        task = self.context.task
+        return blob in self.referenced_blobs() or (task is not None and task.certificate.model == blob)
+
     def status(self, now: float) -> dict[str, Any]:
         """Plain values for status pages."""
         context = self.context

@@ -103,7 +103,6 @@ class Context:
             self._effects.append(Persist(writes))
 
     def delete_blob(self, digest: bytes) -> None:
-        self._fetches.pop(digest, None)
         self._effects.append(DeleteBlob(digest))
 
     def emit(self, effect: Effect) -> None:
@@ -167,7 +166,8 @@ class Context:
         fetching.sources[source] = size
         self._start_fetch(digest, fetching)
 
-    def fetched(self, digest: bytes) -> None:
+    def want_no_more(self, digest: bytes) -> None:
+        """It is here, or nobody needs it."""
         self._fetches.pop(digest, None)
 
     def fetch_failed(self, digest: bytes, peer: bytes) -> None:

@@ -202,6 +202,10 @@ class Items:
         quorum = self.context.parameters.quorum
         return self.context.are_votes_valid(message.locks, Locked.KIND, content.digest(), quorum)
 
+    def holds(self, blob: bytes) -> bool:
+        """Whether a blob is the opened sum of an item in the ledger, or of one that is being fetched."""
+        return blob in self.sums or any(each.item.opened == blob for each in self.fetching.values())
+
     def sum_arrived(self, blob: bytes) -> None:
         """An opened sum is on disk and matches its digest."""
         for name, message in list(self.fetching.items()):

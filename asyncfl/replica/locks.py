@@ -5,6 +5,9 @@ n-2t >= t+1 members, one of them honest, who signs once. So groups that are reve
 honest replica, and disjoint. Whether this replica signs depends on the request and on its lock table alone:
 the clock, its ledger or its own opinion of a share may delay a signature, never refuse it (protocol
 section 4, step 5, with the attacks that this answers).
+
+What the request shows by itself is checked first, its SHARE_OKs included; only then is anything pulled. Of n-t
+valid ones n-2t are honest, and were given within the bounds that `Uploads` keeps: nothing else gets onto this disk.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ from dataclasses import dataclass
 
 from asyncfl.effects import Put, Table
 from asyncfl.errors import InvalidItem
-from asyncfl.groups import check_group, taken_over
+from asyncfl.groups import check_ages, check_group, check_members, taken_over
 from asyncfl.inclusion import PATIENCE_AT_FIRST
 from asyncfl.kept import Kept
 from asyncfl.messages import (
@@ -94,12 +97,13 @@ class LockTable:
 
 @dataclass(slots=True)
 class PendingLock:
-    """A request that waits for manifests, payloads, a verification or a coordinator out of reach."""
+    """A request that waits for a verification, manifests, payloads or a coordinator within reach."""
 
     lock: Lock
     asker: int
     group: bytes
     oks_valid: bool = False
+    """From then on what is lacking is pulled."""
     pull_at: float = 0.0
     hold_until: float | None = None
     """Set when everything but reachability has been checked."""
@@ -184,11 +188,13 @@ class Locks:
 
     def _progress(self, pending: PendingLock) -> None:
         context, lock, content = self.context, pending.lock, pending.lock.content
+        if not pending.oks_valid:
+            self._check(pending)
+            return
         records = self._collect(pending)
         if records is None:
             return
-        if not pending.oks_valid:
-            self._check(pending, records)
+        if pending.hold_until is None and not self._keeps_rule_four(pending, records):
             return
         if self._is_held(pending, records):
             return
@@ -216,13 +222,13 @@ class Locks:
             self.context.send_replica(pending.asker, ManifestRequest(manifests=tuple(missing)))
         return records if len(records) == len(pending.lock.content.members) else None
 
-    def _check(self, pending: PendingLock, records: list[UploadRecord]) -> None:
-        """Rule 4 at once, signatures that are not yet known in a job."""
+    def _check(self, pending: PendingLock) -> None:
+        """What the request shows without its manifests; signatures that are not yet known in a job."""
         context, lock = self.context, pending.lock
         parameters = context.parameters
         try:
-            manifests = [record.manifest for record in records]
-            check_group(lock.content, manifests, context.federation, context.rosters, context.assignment)
+            check_members(lock.content, parameters)
+            check_ages(lock.content)
             supporters = set(lock.supporters)
             if len(supporters) != len(lock.supporters) or len(supporters) < parameters.quorum:
                 raise InvalidItem(f"a LOCK needs the SHARE_OKs of {parameters.quorum} distinct replicas")
@@ -233,11 +239,28 @@ class Locks:
             ) != len(lock.content.members):
                 raise InvalidItem("SHARE_OKs do not match members and supporters")
         except InvalidItem as error:
-            del self.pending[lock.content.id]
-            self._refuse(pending.asker, lock.content, pending.group, str(error), None)
+            self._drop(pending, str(error))
             return
-        known = {(r.digest, replica): ok for r in records for replica, ok in r.oks.items()}
+        records = (self.uploads.records.get(member.manifest) for member in lock.content.members)
+        known = {(r.digest, replica): ok for r in records if r is not None for replica, ok in r.oks.items()}
         context.compute((CHECK, pending.group), VerifyOks(lock, known, context.federation))
+
+    def _keeps_rule_four(self, pending: PendingLock, records: list[UploadRecord]) -> bool:
+        """Rule 4 with the manifests at hand; refuses what breaks it."""
+        context, manifests = self.context, [record.manifest for record in records]
+        try:
+            check_group(
+                pending.lock.content, manifests, context.federation, context.rosters, context.assignment
+            )
+        except InvalidItem as error:
+            self._drop(pending, str(error))
+            return False
+        return True
+
+    def _drop(self, pending: PendingLock, reason: str) -> None:
+        """Refuse a request, and forget it."""
+        del self.pending[pending.lock.content.id]
+        self._refuse(pending.asker, pending.lock.content, pending.group, reason, None)
 
     def checked(self, group: bytes, valid: bool) -> None:
         """The SHARE_OKs of a pending request were verified."""
@@ -249,9 +272,7 @@ class Locks:
             self._note_oks(pending.lock)
             self._progress(pending)
         else:
-            del self.pending[pending.lock.content.id]
-            reason = "a SHARE_OK is not valid"
-            self._refuse(pending.asker, pending.lock.content, group, reason, None)
+            self._drop(pending, "a SHARE_OK is not valid")
 
     def _note_oks(self, lock: Lock) -> None:
         """SHARE_OKs that were not heard here, and may contradict others that were."""

@@ -119,7 +119,7 @@ class Replica:
         self.tasks = Tasks(context, self.uploads, self.models)
         self.rosters = RosterExchange(context, self.tasks.signed_front, self.uploads.rosters_changed)
         self.exclusions = ExclusionExchange(context, self.tasks.signed_front)
-        self.uploads.is_needed = self._is_needed
+        self.uploads.is_needed = self.needs
         self.locks.is_taken = self.coordination.was_taken
         context.docket.convict = self.tasks.convict
         self._load(durable)
@@ -311,7 +311,7 @@ class Replica:
     def fetched(self, peer: bytes, digest: bytes, now: float) -> list[Effect]:
         """A blob that was asked for is on disk, and matches its digest."""
         self.context.now = now
-        self.context.fetched(digest)
+        self.context.want_no_more(digest)
         self.uploads.payload_arrived(digest)
         self.items.sum_arrived(digest)
         return self._settle()
@@ -328,17 +328,18 @@ class Replica:
         uploads = {record.manifest.core.upload for record in self.uploads.records.values()}
         return uploads | self.items.sums
 
+    def needs(self, blob: bytes) -> bool:
+        """Whether a blob is an upload, an opened sum or a model. An upload can name any of them as its payload."""
+        if self.uploads.holds(blob) or self.items.holds(blob):
+            return True
+        return any(record.model == blob for record in self.models.records.values())
+
     def status(self, now: float) -> dict[str, Any]:
         """Plain values for status pages; see `asyncfl.replica.status`."""
         self.context.now = now
         return describe(self)
 
     # glue
-
-    def _is_needed(self, blob: bytes) -> bool:
-        """Whether a blob is an opened sum or a model, so that dropping an upload that names it must not delete it."""
-        models = self.models.records.values()
-        return blob in self.items.sums or any(record.model == blob for record in models)
 
     def _entered(self, item: Item) -> None:
         self.opening.entered(item)

@@ -223,9 +223,9 @@ class Opening:
         return [record for record in records if record is not None and record.stored]
 
     def wants(self, manifest: bytes) -> bool:
-        """Whether a manifest belongs to a group under way here or to a pending lock."""
+        """Whether a manifest belongs to a group under way here or to a pending lock with valid SHARE_OKs."""
         groups = [state.content for state in self.groups.values()]
-        groups += [pending.lock.content for pending in self.locks.pending.values()]
+        groups += [pending.lock.content for pending in self.locks.pending.values() if pending.oks_valid]
         return any(member.manifest == manifest for content in groups for member in content.members)
 
     def opened(self, group: bytes, result: Opened) -> None:

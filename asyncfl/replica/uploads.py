@@ -90,7 +90,9 @@ class Uploads:
         self._awaiting: dict[bytes, Manifest] = {}
         """The last upload of a client that names a roster not held here, by client."""
         self.is_needed: Callable[[bytes], bool] = lambda blob: False
-        """Whether an opened sum or a model has this digest: a manifest can name any blob as its payload."""
+        """Whether anything else has this digest: a manifest can name any blob as its payload."""
+        self._arrived: set[bytes] = set()
+        """Payloads that are on disk. Others of the same name, as the sum that a job has just written, are not ours."""
 
     def load(
         self, manifests: dict[bytes, bytes], shares: dict[bytes, bytes], seen: dict[bytes, bytes]
@@ -106,6 +108,7 @@ class Uploads:
             record.share = share or None
             record.share_bad = share == b""
             self._insert(record)
+            self._arrived.add(record.manifest.core.upload)
             if record.share and self.accepted.get(record.key) == digest:
                 record.oks[self.context.index] = self._sign(ShareOk.KIND, record)
             record.answered.add(self.context.index)
@@ -262,8 +265,14 @@ class Uploads:
 
     # verification
 
+    def holds(self, payload: bytes) -> bool:
+        """Whether an upload that is held names this blob."""
+        return payload in self._by_payload
+
     def payload_arrived(self, payload: bytes) -> None:
         """A blob is on disk: verify every upload that it belongs to."""
+        if self.holds(payload):
+            self._arrived.add(payload)
         for digest in self._by_payload.get(payload, ()):
             record = self.records[digest]
             if not record.stored:
@@ -442,6 +451,10 @@ class Uploads:
         sharing.remove(digest)
         if not sharing:
             del self._by_payload[core.upload]
+            arrived = core.upload in self._arrived
+            self._arrived.discard(core.upload)
             if not self.is_needed(core.upload):
-                self.context.delete_blob(core.upload)
+                self.context.want_no_more(core.upload)
+                if arrived:
+                    self.context.delete_blob(core.upload)
         self.changed.add(digest)

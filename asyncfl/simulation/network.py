@@ -267,7 +267,8 @@ class Network:
             case Fetch(peer, digest, _):
                 self._fetch(node, peer, digest)
             case DeleteBlob(digest):
-                node.blobs.data.pop(digest, None)
+                if node.machine is not None and not node.machine.needs(digest):
+                    node.blobs.data.pop(digest, None)
             case Compute(key, job):
                 self._compute(node, key, job)
             case Notify():
@@ -296,7 +297,7 @@ class Network:
 
     def _fetch(self, node: Node, peer: bytes, digest: bytes) -> None:
         if node.blobs.has(digest):
-            self.after(0.0, lambda: self._on(node, "fetched", peer, digest))
+            self.after(0.0, lambda: self._find(node, peer, digest))
             return
         self._count += 1
         attempt = node.fetching[peer, digest] = self._count
@@ -305,6 +306,13 @@ class Network:
             self.after(0.0, lambda: self._fail_fetch(node, peer, digest, "not connected"))
             return
         self._send(node, peer, Pull(blob=digest, offset=0))
+
+    def _find(self, node: Node, peer: bytes, digest: bytes) -> None:
+        """End the fetch of a blob that was here when it was asked for."""
+        if node.blobs.has(digest):
+            self._on(node, "fetched", peer, digest)
+        else:
+            self._on(node, "fetch_failed", peer, digest, "deleted meanwhile")
 
     def _send_blob(self, node: Node, peer: bytes, digest: bytes) -> None:
         if not node.blobs.has(digest):

@@ -219,7 +219,8 @@ class World:
                     assert key not in self.jobs, "one job is under way twice"
                     self.jobs[key] = effect
                 case DeleteBlob(name):
-                    self.blobs.data.pop(name, None)
+                    if not self.machine.needs(name):
+                        self.blobs.data.pop(name, None)
                 case SendBlob(peer, _, _):
                     assert peer in self.connected
                 case Notify(event):

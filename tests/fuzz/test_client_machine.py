@@ -104,7 +104,7 @@ class AttackedClient(RuleBasedStateMachine):
                     assert key not in self.jobs, "one training is under way twice"
                     self.jobs[key] = effect
                 case DeleteBlob(name):
-                    if name != self.model:
+                    if name != self.model and not self.client.needs(name):
                         self.blobs.data.pop(name, None)
                 case SendBlob(_, name, _):
                     assert name in self.blobs.data, "an upload that is not on disk is offered"

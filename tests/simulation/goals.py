@@ -59,6 +59,8 @@ class Watch:
         simulation.network.before_effect = see
 
     def _note(self, node: Node, effect: Effect) -> None:
+        if isinstance(node.machine, Replica):
+            self.most_locks = max(self.most_locks, len(node.machine.locks.pending))
         if isinstance(effect, Notify):
             self.events[effect.event] += 1
         elif isinstance(effect, Compute) and isinstance(effect.job, TrainAndProtect):
@@ -73,7 +75,6 @@ class Watch:
 
     def _note_writes(self, replica: Replica, effect: Persist) -> None:
         hostile = {n.key for n in self.simulation.network.nodes.values() if n.name in self.hostile}
-        self.most_locks = max(self.most_locks, len(replica.locks.pending))
         held = Counter(record.manifest.core.client for record in replica.uploads.records.values())
         self.most_held = max([self.most_held, *(held[key] for key in hostile)])
         for write in effect.writes:

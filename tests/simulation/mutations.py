@@ -140,8 +140,8 @@ MUTATIONS = [
         "return member.epoch ==", "return True or member.epoch ==", S1, by_replica("minority-of-its-cell"),
     ),
     Mutation(
-        "riders-of-any-epoch", "riders are of the last 8 epochs", "asyncfl.groups:check_group",
-        "elif not group.epoch - MAX_LATE_EPOCHS <= member.epoch <= group.epoch:", "elif False:",
+        "riders-of-any-epoch", "riders are of the last 8 epochs", "asyncfl.groups:check_ages",
+        "if not content.id.epoch - MAX_LATE_EPOCHS <= member.epoch <= content.id.epoch:", "if False:",
         S1, by_replica("riders-of-the-future", clients=12),
     ),
     Mutation(

@@ -29,6 +29,10 @@ class Scripted:
         self.answers: dict[str, Callable[..., list[Effect]]] = {}
         self.heard: list[tuple[Any, ...]] = []
         self.ticks = 0
+        self.needed: set[bytes] = set()
+
+    def needs(self, blob: bytes) -> bool:
+        return blob in self.needed
 
     def __getattr__(self, event: str) -> Callable[..., list[Effect]]:
         def method(*arguments: Any) -> list[Effect]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 import structlog
 
+from asyncfl.digest import content_digest
 from asyncfl.effects import (
     Blobs,
     Compute,
@@ -108,6 +110,63 @@ async def test_a_blob_is_deleted_only_after_the_write_that_forgets_it(bench: Ben
         bench.disk.ready.set()
         await bench.until(lambda: bench.record.of("fetch"))
         assert not await asyncio.to_thread(bench.blobs.has, digest)
+
+
+async def test_a_blob_that_has_come_into_use_since_is_not_deleted(bench: Bench) -> None:
+    digest = await asyncio.to_thread(bench.blobs.write, b"blob")
+    bench.machine.answers["start"] = lambda: [put(1), DeleteBlob(digest), Send(PEER, numbered(1))]
+    bench.disk.ready.clear()
+    async with bench:
+        await bench.until(lambda: bench.record.of("begin"))
+        bench.machine.needed.add(digest)
+        bench.disk.ready.set()
+        await bench.until(lambda: bench.sent)
+        assert await asyncio.to_thread(bench.blobs.has, digest)
+
+
+class Writing:
+    """A job that has written its blob and is not done."""
+
+    def __init__(self) -> None:
+        self.written, self.done = threading.Event(), threading.Event()
+
+    def run(self, blobs: Blobs) -> bytes:
+        digest = blobs.write(b"blob")
+        self.written.set()
+        assert self.done.wait(10)
+        return digest
+
+
+async def test_what_a_job_has_written_is_not_deleted_before_the_machine_has_heard_of_it(bench: Bench) -> None:
+    job, digest = Writing(), content_digest(b"blob")
+    bench.machine.answers["start"] = lambda: [Compute(("write", 1), job)]
+    bench.machine.answers["receive"] = lambda peer, message: [DeleteBlob(digest), Send(peer, message)]
+    async with bench:
+        assert await asyncio.to_thread(job.written.wait, 10)
+        bench.hear(1)
+        await bench.until(lambda: bench.sent == [1])
+        assert await asyncio.to_thread(bench.blobs.has, digest)
+        job.done.set()
+        await bench.until(lambda: ("computed", ("write", 1), digest) in bench.machine.heard)
+        bench.hear(2)
+        await bench.until(lambda: bench.sent == [1, 2])
+        assert not await asyncio.to_thread(bench.blobs.has, digest)
+
+
+async def test_a_fetch_that_ends_after_its_blob_was_deleted_has_failed(bench: Bench) -> None:
+    """The transport may have stored it before, and says so after."""
+    digest = await asyncio.to_thread(bench.blobs.write, b"blob")
+    bench.machine.answers["start"] = lambda: [
+        Fetch(PEER, digest, 4),
+        DeleteBlob(digest),
+        Send(PEER, numbered(1)),
+    ]
+    async with bench:
+        await bench.until(lambda: bench.sent)
+        bench.runtime.fetched(PEER, digest)
+        assert ("fetch_failed", PEER, digest, "deleted meanwhile") in bench.machine.heard
+        bench.runtime.fetched(PEER, digest)
+        assert ("fetched", PEER, digest) in bench.machine.heard
 
 
 async def test_a_stop_finishes_what_is_queued_and_then_closes(bench: Bench) -> None:
