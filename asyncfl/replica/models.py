@@ -72,7 +72,7 @@ class Models:
         self._wanted: dict[int, PeerRows] = {}
         """Versions that other replicas have pinned, waiting for items."""
         self._serving: dict[int, ModelRecord] = {}
-        """The last model computed for each other replica: one at a time, and never for a smaller ledger."""
+        """The last model computed for each other replica: one at a time, and only for a ledger that has grown."""
         self._resend_at = 0.0
 
     @property
@@ -239,7 +239,8 @@ class Models:
                 del self._wanted[replica]
             return
         del self._wanted[replica]
-        if last is not None and head.entries < last.entries:
+        # An honest ledger loses nothing. Who may leave entries out has as many versions signed as there are subsets.
+        if last is not None and not head.includes(last.head):
             return
         record = self._serving[replica] = self._compute(head)
         if record.model:
