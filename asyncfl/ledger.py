@@ -128,6 +128,20 @@ class Link:
                 return link.epoch == epoch and link.row is not None and name in link.row.items
         return False
 
+    def includes(self, other: Link) -> bool:
+        """Whether every entry of the version `other` is in this one. Costs the rows that differ."""
+        link = self
+        for theirs in other.back():
+            while link.before is not None and link.epoch > theirs.epoch:
+                link = link.before
+            if link.chain == theirs.chain:
+                return True
+            if link.epoch != theirs.epoch or link.row is None or theirs.row is None:
+                return False
+            if not set(link.row.items).issuperset(theirs.row.items):
+                return False
+        return True
+
 
 class Ledger:
     """The items one replica holds."""

@@ -14,29 +14,29 @@ from asyncfl.ledger import Ledger
 from asyncfl.replica.item_record import ItemRecord
 from node.deployment_files import DeploymentDirectory
 from node.privacy_events import read_tables
-from node.supervisor.evaluation import find_blob
+from node.supervisor.evaluation import find_blobs
 from node.supervisor.evaluator import read_blob
 
 
 @dataclass(frozen=True, slots=True)
 class StoredSums:
-    """Opened sums in the replicas' stores, each checked against its digest."""
+    """Opened sums in the replicas' stores, each checked against its digest; a damaged one is looked for elsewhere."""
 
     files: DeploymentDirectory
 
     def read(self, digest: bytes) -> bytes:
-        path = find_blob(self.files, digest.hex())
-        if path is None:
+        copies = find_blobs(self.files, digest.hex())
+        if not copies:
             raise StorageError(
                 f"no replica here has the opened sum {digest.hex()[:16]}: its state is not complete"
             )
-        return read_blob(path, digest.hex())
+        return read_blob(copies, digest.hex())
 
     def write(self, data: bytes) -> bytes:
         raise StorageError("a copy of a state is not written to")
 
     def has(self, digest: bytes) -> bool:
-        return find_blob(self.files, digest.hex()) is not None
+        return bool(find_blobs(self.files, digest.hex()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,15 +47,10 @@ class StateBlobs:
     names: tuple[str, ...]
 
     def read(self, digest: bytes) -> bytes:
-        problem: StorageError | None = None
-        for path in self._paths(digest):
-            try:
-                return read_blob(path, digest.hex())
-            except StorageError as error:
-                problem = problem or error
-        raise problem or StorageError(
-            f"blob {digest.hex()[:16]} is not in the state of {', '.join(self.names)}"
-        )
+        copies = list(self._paths(digest))
+        if not copies:
+            raise StorageError(f"blob {digest.hex()[:16]} is not in the state of {', '.join(self.names)}")
+        return read_blob(copies, digest.hex())
 
     def write(self, data: bytes) -> bytes:
         raise StorageError("a copy of a state is not written to")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from asyncfl.effects import Put, Table
 from asyncfl.exclusions import Exclusion
@@ -43,6 +43,8 @@ class ModelRecord:
     finished: str | None = None
     """Why training is over with this version's rows; None while it is not."""
     certificate: Certificate | None = None
+    deleted: set[bytes] = field(default_factory=set)
+    """Models that were deleted while this one was being computed."""
 
     @property
     def version(self) -> bytes:
@@ -72,7 +74,7 @@ class Models:
         self._wanted: dict[int, PeerRows] = {}
         """Versions that other replicas have pinned, waiting for items."""
         self._serving: dict[int, ModelRecord] = {}
-        """The last model computed for each other replica: one at a time, and never for a smaller ledger."""
+        """The last model computed for each other replica: one at a time, and only for a ledger that has grown."""
         self._resend_at = 0.0
 
     @property
@@ -100,12 +102,16 @@ class Models:
         if record is not None:
             return record
         record = self.records[version] = ModelRecord(head, exclusion)
+        self._fold(record)
+        return record
+
+    def _fold(self, record: ModelRecord) -> None:
+        context, head = self.context, record.head
         roster_size = len(context.rosters.first.members)
         own = context.ledger.link_before(head.epoch + 1) is head
         counted = context.ledger.counted(head)
         job = FoldJob(context.federation, self.initial, counted, roster_size, self.cache, own)
-        context.compute((FOLD, version), job)
-        return record
+        context.compute((FOLD, record.version), job)
 
     def computed(self, version: bytes, folded: Folded) -> None:
         """A fold is done: sign it, on disk first: one model per version, for ever."""
@@ -116,10 +122,15 @@ class Models:
             # Nothing is signed that lacks a statement held here.
             self._drop(record, model)
             return
+        if model in record.deleted:
+            # The fold may have found these bytes on disk a moment before they went.
+            record.deleted.clear()
+            self._fold(record)
+            return
         signed = self._signed.get(version)
         if signed is not None and signed != model:
             context.notify("model_differs_from_signed", "error", version=version.hex()[:12])
-            del self.records[version]
+            self._drop(record, model)
             return
         record.model, record.size, record.statistics = model, folded.size, folded.statistics
         record.reputation = folded.reputation
@@ -211,10 +222,14 @@ class Models:
             self._drop(record, record.model)
 
     def _drop(self, record: ModelRecord, model: bytes) -> None:
+        """Forget a version, and delete its model unless that is another's too."""
         del self.records[record.version]
-        # A fold under way may yield the same bytes: then the blob stays, until the next restart at most.
-        if all(other.model not in (b"", model) for other in self.records.values()):
-            self.context.delete_blob(model)
+        if any(other.model == model for other in self.records.values()):
+            return
+        for other in self.records.values():
+            if not other.model:
+                other.deleted.add(model)
+        self.context.delete_blob(model)
 
     # pinning
 
@@ -239,7 +254,8 @@ class Models:
                 del self._wanted[replica]
             return
         del self._wanted[replica]
-        if last is not None and head.entries < last.entries:
+        # An honest ledger loses nothing. Who may leave entries out has as many versions signed as there are subsets.
+        if last is not None and not head.includes(last.head):
             return
         record = self._serving[replica] = self._compute(head)
         if record.model:

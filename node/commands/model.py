@@ -12,7 +12,7 @@ from rich.markup import escape
 from asyncfl.errors import ConfigurationError
 from node.commands.common import Directory, JsonFlag, messages, output, write_json
 from node.deployment_files import DeploymentDirectory
-from node.supervisor.evaluation import find_blob
+from node.supervisor.evaluation import find_blobs
 from node.supervisor.evaluator import read_blob
 from node.supervisor.own_accuracy import ROWS as OWN_ROWS
 from node.supervisor.watch import Certified, read_status
@@ -178,9 +178,10 @@ def _export_best(files: DeploymentDirectory, file: Path, rows: int | None, *, js
 def newest_model(files: DeploymentDirectory) -> Newest:
     """The certified model under the latest exclusion, with the most entries, among the replicas' states in `files`.
 
-    Raises `ConfigurationError` when there is none. Says so where a later exclusion is held that it is not under yet.
+    Raises `ConfigurationError` when there is none, `StorageError` when every copy of it is damaged. Says so where a
+    later exclusion is held that it is not under yet.
     """
-    found: list[Newest] = []
+    found: list[tuple[str, Certified, list[Path]]] = []
     held = 0
     for entry in files.deployment.replicas:
         status = read_status(files, entry.name)
@@ -188,15 +189,16 @@ def newest_model(files: DeploymentDirectory) -> Newest:
         certified = Certified.of(status)
         if certified is None:
             continue
-        path = find_blob(files, certified.model)
-        if path is not None:
-            found.append(Newest(entry.name, certified, read_blob(path, certified.model)))
+        copies = find_blobs(files, certified.model)
+        if copies:
+            found.append((entry.name, certified, copies))
     if not found:
         raise ConfigurationError(
             f"no replica of {files.root} has a certified model on this machine yet; run it first: "
             f"asyncfl up {files.root}"
         )
-    newest = max(found, key=lambda each: each.certified.progress)
+    name, certified, copies = max(found, key=lambda each: each[1].progress)
+    newest = Newest(name, certified, read_blob(copies, certified.model))
     if newest.certified.statement < held:
         messages.print(
             f"[yellow]no model under exclusion {held} is certified yet: this one has what it leaves out[/]; with "

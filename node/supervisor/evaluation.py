@@ -62,10 +62,10 @@ class Evaluator(Child):
         """Evaluate this model, unless it was evaluated before or the process is busy."""
         if model is None or not self._ready or self._asked is not None or model.model in self._done:
             return
-        path = find_blob(self._directory, model.model)
-        if path is not None:
+        paths = self._paths(model)
+        if paths:
             self._asked = model
-            self._ask({"evaluate": model.model, "path": str(path)})
+            self._ask({"evaluate": model.model, "paths": paths})
 
     def collect(self) -> list[tuple[Certified, float]]:
         """Accuracies that have come in since. Raises `ChildFailed` when the process has ended."""
@@ -84,21 +84,24 @@ class Evaluator(Child):
         while not self._ready or self._asked is not None:
             self._take(self._next("to be ready"))
         self._done.discard(model.model)
-        path = find_blob(self._directory, model.model)
-        if path is None:
+        paths = self._paths(model)
+        if not paths:
             raise ChildFailed(f"no replica has the final model {model.model[:16]} on disk")
-        answer = self._answer({"evaluate": model.model, "path": str(path)}, "to evaluate the final model")
+        answer = self._answer({"evaluate": model.model, "paths": paths}, "to evaluate the final model")
         return float(answer["accuracy"])
 
     def save(self, model: Certified, target: Path, metadata: dict[str, str]) -> None:
         """Write the model as safetensors."""
-        path = find_blob(self._directory, model.model)
-        request = {"save": model.model, "path": str(path), "to": str(target), "metadata": metadata}
+        paths = self._paths(model)
+        request = {"save": model.model, "paths": paths, "to": str(target), "metadata": metadata}
         self._answer(request, "to write the final model")
 
     def baseline(self, rounds: int, progress: Callable[[int, int], None]) -> float:
         """Accuracy of FedAvg after this many rounds of all clients."""
         return float(self._answer({"baseline": rounds}, "to train the FedAvg baseline", progress)["baseline"])
+
+    def _paths(self, model: Certified) -> list[str]:
+        return [str(path) for path in find_blobs(self._directory, model.model)]
 
     def _answer(
         self, request: dict[str, Any], what: str, progress: Callable[[int, int], None] | None = None
@@ -149,11 +152,12 @@ class Evaluator(Child):
         return ChildFailed(f"the evaluator has ended by itself; the end of {self.log}:\n{self.last_words()}")
 
 
-def find_blob(directory: DeploymentDirectory, digest: str) -> Path | None:
-    """A file of this digest in some replica's store, running or not; stores of other users are passed over."""
+def find_blobs(directory: DeploymentDirectory, digest: str) -> list[Path]:
+    """Files of this digest in replicas' stores, running or not; stores of other users are passed over."""
+    found: list[Path] = []
     for replica in directory.deployment.replicas:
         path = directory.state(replica.name) / "blobs" / digest[:2] / digest
         with suppress(PermissionError):
             if path.is_file():
-                return path
-    return None
+                found.append(path)
+    return found

@@ -3,8 +3,8 @@
 ``python -m node.supervisor.evaluator DIR`` reads one JSON request a line from standard input and writes one
 JSON answer a line to standard output; it ends at end-of-file. Requests and answers::
 
-    {"evaluate": DIGEST, "path": BLOB}        {"evaluate": DIGEST, "accuracy": 0.93} or {..., "failed": WHY}
-    {"save": DIGEST, "path": BLOB, "to": FILE, "metadata": {..}}          {"save": FILE}
+    {"evaluate": DIGEST, "paths": [BLOB, ..]}        {"evaluate": DIGEST, "accuracy": 0.93} or {..., "failed": WHY}
+    {"save": DIGEST, "paths": [BLOB, ..], "to": FILE, "metadata": {..}}   {"save": FILE}
     {"baseline": ROUNDS}                      {"baseline": 0.95, "by_round": {..}}, progress before it
 """
 
@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -49,14 +50,17 @@ def main(root: Path) -> None:
         answers.write(json.dumps(value) + "\n")
         answers.flush()
 
+    def paths(request: dict[str, Any]) -> list[Path]:
+        return [Path(path) for path in request["paths"]]
+
     def serve(request: dict[str, Any]) -> dict[str, Any]:
         if "evaluate" in request:
-            model = read_blob(Path(request["path"]), request["evaluate"])
+            model = read_blob(paths(request), request["evaluate"])
             return {"evaluate": request["evaluate"], "accuracy": workbench.evaluate(model)}
         if "save" in request:
             from node.training.files import write_model
 
-            state = workbench.state(read_blob(Path(request["path"]), request["save"]))
+            state = workbench.state(read_blob(paths(request), request["save"]))
             write_model(Path(request["to"]), workbench.layout, state, request["metadata"])
             return {"save": request["to"]}
         from node.training.baseline import fedavg_baseline
@@ -83,15 +87,22 @@ def main(root: Path) -> None:
             answer({**request, "failed": str(error)})
 
 
-def read_blob(path: Path, digest: str) -> bytes:
-    """A blob's bytes, checked. Raises `StorageError` when it is gone or damaged."""
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise StorageError(f"{path}: {error.strerror}") from None
-    if content_digest(data).hex() != digest:
-        raise StorageError(f"{path}: damaged: its content has another digest")
-    return data
+def read_blob(copies: Sequence[Path], digest: str) -> bytes:
+    """A blob's bytes, from the first copy that is whole.
+
+    Raises `StorageError`, which names the first, when all of them are gone or damaged.
+    """
+    problems: list[str] = []
+    for path in copies:
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            problems.append(f"{path}: {error.strerror}")
+            continue
+        if content_digest(data).hex() == digest:
+            return data
+        problems.append(f"{path}: damaged: its content has another digest")
+    raise StorageError(problems[0] if problems else f"there is no copy of blob {digest[:16]} any more")
 
 
 def _own_standard_output() -> TextIO:

@@ -104,6 +104,11 @@ def test_a_version_of_another_replica_is_what_its_own_ledger_would_be(items: set
         assert head.contains(item.digest(), item.id.epoch) == (item in items)
 
 
+@given(st.sets(st.sampled_from(ITEMS)), st.sets(st.sampled_from(ITEMS)))
+def test_a_version_includes_those_of_fewer_of_its_entries(one: set[Item], other: set[Item]) -> None:
+    assert fill(list(one)).head.includes(fill(list(other)).head) == (other <= one)
+
+
 def test_rows_that_list_an_item_twice_out_of_order_or_elsewhere_are_no_version() -> None:
     ledger = fill(ITEMS)
     row = max(ledger.rows(), key=lambda row: len(row.items))

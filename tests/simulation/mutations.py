@@ -200,7 +200,7 @@ MUTATIONS = [
     ),
     Mutation(
         "excluded-entries-count", "the model is that of the entries which are not excluded",
-        REPLICA + "models:Models._compute", "counted = context.ledger.counted(head)", "counted = head", S2,
+        REPLICA + "models:Models._fold", "counted = context.ledger.counted(head)", "counted = head", S2,
         quiet(epochs=4, faults=(EXCLUSION,)),
     ),
     Mutation(
@@ -342,7 +342,7 @@ MUTATIONS = [
         "if certificate.entries < context.seen_entries:", "if False:", S3, by_replica("stale-models", epochs=6),
     ),
     Mutation(
-        "fold-by-arrival", "the model is a function of the set of entries", REPLICA + "models:Models._compute",
+        "fold-by-arrival", "the model is a function of the set of entries", REPLICA + "models:Models._fold",
         "roster_size = len(context.rosters.first.members)",
         "it = [*context.ledger.items.values()]; roster_size = 99 * next((i.id.cell + 1 for i in reversed(it)), 1)",
         S2,

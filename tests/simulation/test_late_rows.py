@@ -60,7 +60,7 @@ def ask_for_an_old_version(latency: float) -> tuple[bool, set[str]]:
     for other in range(3):
         simulation.replica(
             other
-        ).models._serving.clear()  # of the last versions: larger than the one asked for now
+        ).models._serving.clear()  # of the last versions: they have the entry that is left out now
     models.pinned = pinned = models._compute(head)
     models._ask(pinned)
     busy = View(base=models.gossip.view(pinned=False).base, base_epoch=3, entries=99, rows=(), pinned=False)

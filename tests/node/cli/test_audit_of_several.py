@@ -133,6 +133,22 @@ def test_the_best_model_is_worked_out_under_the_latest_exclusion(tmp_path: Path)
     assert "exclusion 1 is in force" in done.stderr
 
 
+def test_one_damaged_copy_of_an_opened_sum_is_passed_by(tmp_path: Path) -> None:
+    made = make(tmp_path / "run", metrics=True)
+    said = {"deployment": made.files.deployment.digest.hex(), "pid": 1, "time": 0}
+    made.files.status_file(made.names[0]).write_text(json.dumps(said))
+    ask = ("export", made.files.root, tmp_path / "best.safetensors", "--best", "--rows", "1", "--json")
+    facts = told(*ask)
+    opened = made.ledger.items[made.items[0]].opened
+    made.stores[0].path(opened).write_bytes(b"something else")
+    assert told(*ask) == facts
+    for store in made.stores:
+        store.path(opened).write_bytes(b"something else")
+    done = CliRunner().invoke(app, [str(each) for each in ask], env={"COLUMNS": "100"})
+    assert isinstance(done.exception, SystemExit)
+    assert "damaged" in done.stderr
+
+
 def test_an_audit_keeps_no_state_of_the_fold_but_the_last(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -280,6 +280,20 @@ def test_a_model_that_an_exclusion_is_still_to_change_is_named_so(
     assert "no model under exclusion 2 is certified yet" in outcome.stderr
 
 
+def test_a_damaged_copy_of_a_model_is_passed_by_where_another_replica_has_a_whole_one(
+    asyncfl: Program, copied: DeploymentDirectory
+) -> None:
+    initial = copied.initial_model()
+    digest = with_model(copied, "replica-1", 5, initial)
+    with_model(copied, "replica-2", 5, initial)
+    damaged = copied.state("replica-1") / "blobs" / digest[:2] / digest
+    damaged.write_bytes(b"something else")
+    older = with_model(copied, "replica-3", 3, bytes(len(initial)))
+    (copied.state("replica-3") / "blobs" / older[:2] / older).write_bytes(b"something else")
+    facts = json.loads(asyncfl("evaluate", copied.root, "--json").stdout)
+    assert (facts["model"], facts["entries"]) == (digest, 5)
+
+
 def test_a_damaged_model_is_a_matter_of_storage(asyncfl: Program, copied: DeploymentDirectory) -> None:
     digest = with_model(copied, "replica-1", 3, copied.initial_model())
     (copied.state("replica-1") / "blobs" / digest[:2] / digest).write_bytes(b"something else")

@@ -10,7 +10,7 @@ import pytest
 from asyncfl.digest import content_digest
 from node.deployment_files import DeploymentDirectory
 from node.supervisor.children import ChildFailed
-from node.supervisor.evaluation import Evaluator, find_blob
+from node.supervisor.evaluation import Evaluator, find_blobs
 from node.supervisor.watch import Certified
 
 from .test_children import eventually, gone
@@ -62,9 +62,15 @@ def test_models_are_evaluated_saved_and_compared(
     evaluator.offer(other)
     assert evaluator.collect() == []
 
+    # One that is damaged at one replica is taken from another.
+    elsewhere = copied.state("replica-1") / "blobs" / other.model[:2] / other.model
+    elsewhere.parent.mkdir(parents=True)
+    elsewhere.write_bytes(b"damaged")
+    assert evaluator.accuracy(other) == found[0][1]
+    elsewhere.unlink()
+
     # A blob that is gone or damaged in between is no reason to stop; as the final model it is.
-    path = find_blob(copied, other.model)
-    assert path is not None
+    (path,) = find_blobs(copied, other.model)
     path.write_bytes(b"damaged")
     with pytest.raises(ChildFailed, match="damaged"):
         evaluator.accuracy(other)

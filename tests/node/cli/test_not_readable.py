@@ -14,7 +14,7 @@ import pytest
 
 from asyncfl.digest import content_digest
 from node.deployment_files import DeploymentDirectory
-from node.supervisor.evaluation import find_blob
+from node.supervisor.evaluation import find_blobs
 
 from .conftest import Program
 
@@ -67,6 +67,5 @@ def test_the_status_says_which_states_it_may_not_read(shared: DeploymentDirector
 def test_a_model_is_taken_from_a_replica_that_may_be_read(shared: DeploymentDirectory) -> None:
     digest = content_digest(shared.initial_model()).hex()
     with somebody_else():
-        found = find_blob(shared, digest)
-    assert found is not None
+        (found,) = find_blobs(shared, digest)
     assert found.is_relative_to(shared.state("replica-1"))
