@@ -4,7 +4,8 @@ Theory of operation. Whatever contradicts itself is a *suspicion*: it is verifie
 enters the docket only then. Who holds evidence says so (CONVICTIONS: public keys, nothing else), on connecting, when
 there is news, and every few seconds to those who do not hold as much; who lacks some asks for it; what was not asked
 for is not looked at. So nothing travels while nobody lies, and a flood costs its sender more than its target: one
-request at a time for a culprit, at most 16, and whoever shows something that proves nothing is not asked again.
+request a second for a culprit, at most 16 to one peer, and whoever shows something that proves nothing is not asked
+again. Whoever does not answer comes last: then somebody else is asked of those who have said that they hold it.
 
 What is held is bounded by who can be guilty: of a replica one piece of each kind, of a client one in all.
 Nobody's safety rests on any of this, and no quorum shrinks: who is convicted is avoided where there is a choice.
@@ -12,8 +13,8 @@ Nobody's safety rests on any of this, and no quorum shrinks: who is convicted is
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Set
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, Protocol
 
 from asyncfl.durable import require_name
@@ -70,6 +71,23 @@ class Held:
     encoded: bytes
 
 
+@dataclass(slots=True)
+class Asked:
+    """Whom evidence against one culprit was asked of. Whoever says so first may hold none, and never answer."""
+
+    peers: set[bytes] = field(default_factory=set)
+    """In this round: somebody is asked again only when all others have been."""
+    unanswered: set[bytes] = field(default_factory=set)
+    again_at: float = float("-inf")
+
+    def ask(self, peer: bytes, now: float) -> None:
+        if peer in self.peers:
+            self.peers.clear()
+        self.peers.add(peer)
+        self.unanswered.add(peer)
+        self.again_at = now + REQUEST_SECONDS
+
+
 class Docket:
     """The evidence of one replica or client."""
 
@@ -87,8 +105,9 @@ class Docket:
         """How many clients are convicted."""
         self._judging: dict[bytes, tuple[Held, bytes | None]] = {}
         """What is being verified, by digest, and who showed it (None: found here)."""
-        self._asked: dict[bytes, tuple[bytes, float]] = {}
-        """Whom evidence against a culprit was asked of, and when."""
+        self._asked: dict[bytes, Asked] = {}
+        """By culprit, while evidence against it is lacking here."""
+        self._ask_at = 0.0
         self._shown: dict[bytes, tuple[float, int]] = {}
         """To each peer: since when, and how many pieces of evidence were shown."""
         self._holding: dict[bytes, Set[bytes]] = {}
@@ -236,18 +255,22 @@ class Docket:
         if self.by_culprit and self.around.now >= self._announce_at:
             self._announce_at = self.around.now + ANNOUNCE_SECONDS
             self._announce(self.around.connected)
+        if self._asked and self.around.now >= self._ask_at:
+            self._ask_at = self.around.now + REQUEST_SECONDS
+            self._ask_others()
 
     def receive_convictions(self, peer: bytes, message: Convictions) -> None:
         """Ask for what is lacking here, some at a time."""
         around = self.around
-        self._holding[peer] = frozenset(message.culprits)
+        # Nobody is asked about itself.
+        self._holding[peer] = frozenset(message.culprits) - {peer}
         if peer in self._deaf:
             return
-        wanted = [culprit for culprit in message.culprits if self._is_wanted(culprit)][:CULPRITS_AT_ONCE]
-        if wanted:
-            for culprit in wanted:
-                self._asked[culprit] = (peer, around.now)
-            around.send(peer, EvidenceRequest(culprits=tuple(wanted)))
+        wanted = [
+            culprit for culprit in message.culprits
+            if culprit in self._holding[peer] and self._is_wanted(culprit) and self._may_ask(peer, culprit)
+        ]  # fmt: skip
+        self._ask(peer, wanted[:CULPRITS_AT_ONCE])
         if self._concerns(peer) - self._holding[peer]:
             self._announce_at = min(self._announce_at, around.now + REQUEST_SECONDS)
 
@@ -255,14 +278,46 @@ class Docket:
         around = self.around
         if culprit in self.by_culprit or culprit == around.identity.public:
             return False
-        if culprit not in self._replicas and (
-            around.identity.public not in self._replicas
-            or culprit not in around.rosters.clients
-            or self._clients >= MAX_CLIENTS
-        ):
-            return False
+        return culprit in self._replicas or (
+            around.identity.public in self._replicas
+            and culprit in around.rosters.clients
+            and self._clients < MAX_CLIENTS
+        )
+
+    def _may_ask(self, peer: bytes, culprit: bytes) -> bool:
+        """Whether a peer may be asked at once. A second time it is asked in its turn only."""
         asked = self._asked.get(culprit)
-        return asked is None or around.now >= asked[1] + REQUEST_SECONDS
+        return asked is None or (self.around.now >= asked.again_at and peer not in asked.peers)
+
+    def _ask(self, peer: bytes, culprits: Sequence[bytes]) -> None:
+        for culprit in culprits:
+            self._asked.setdefault(culprit, Asked()).ask(peer, self.around.now)
+        if culprits:
+            self.around.send(peer, EvidenceRequest(culprits=tuple(culprits)))
+
+    def _ask_others(self) -> None:
+        """What was not shown within a second is asked of somebody else; the longest wait comes first."""
+        turns: dict[bytes, list[bytes]] = {}
+        for culprit, asked in sorted(self._asked.items(), key=lambda each: (each[1].again_at, each[0])):
+            if self.around.now < asked.again_at:
+                break
+            holders = self._holders(culprit)
+            if not holders or not self._is_wanted(culprit):
+                del self._asked[culprit]
+                continue
+            free = [peer for peer in holders if len(turns.get(peer, ())) < CULPRITS_AT_ONCE]
+            if free:
+                first = min(free, key=lambda peer: (peer in asked.peers, peer not in self._replicas, peer))
+                turns.setdefault(first, []).append(culprit)
+        for peer, culprits in turns.items():
+            self._ask(peer, culprits)
+
+    def _holders(self, culprit: bytes) -> list[bytes]:
+        """Who can be asked about a culprit; clients hold evidence against replicas only."""
+        peers = self._holding.keys() & self.around.connected
+        if culprit not in self._replicas:
+            peers &= self._replicas
+        return [peer for peer in peers - self._deaf if culprit in self._holding[peer]]
 
     def receive_request(self, peer: bytes, message: EvidenceRequest) -> None:
         """Show one piece against each culprit, to the same peer at most 16 a second."""
@@ -290,6 +345,7 @@ class Docket:
         except InvalidItem as error:
             around.notify("evidence_dropped", "debug", reason=str(error))
             return
-        if self._asked.get(culprit, (b"", 0.0))[0] == peer:
-            del self._asked[culprit]
+        asked = self._asked.get(culprit)
+        if asked is not None and peer in asked.unanswered:
+            asked.unanswered.discard(peer)
             self._judge(evidence, peer)

@@ -10,7 +10,17 @@ import pytest
 from asyncfl.adversary import ATTACKERS
 from asyncfl.effects import Notify, Table
 from asyncfl.evidence import encode_evidence
-from asyncfl.messages import Convictions, EvidenceRequest, Exhibit, Message, ShareOk, Task
+from asyncfl.messages import (
+    Attest,
+    Convictions,
+    EvidenceRequest,
+    Exhibit,
+    GroupId,
+    Message,
+    ShareOk,
+    Task,
+    attest_body,
+)
 from asyncfl.simulation import Network, Node, Simulation
 from asyncfl.simulation.attackers import Attack, corrupt
 from asyncfl.simulation.observer import Observer
@@ -252,6 +262,42 @@ def test_evidence_of_another_deployment_is_false_here_and_its_bearer_is_not_aske
     accused.say(convictions)
     assert not [m for m in asked if isinstance(m, EvidenceRequest)]
     assert not accused.observer.violations
+
+
+@pytest.mark.parametrize("claims", ["the culprit", "a client"])
+def test_who_claims_to_hold_evidence_and_shows_none_keeps_nobody_from_it(claims: str) -> None:
+    """Replica 0 holds evidence against replica 3. Whenever it says so, somebody else was a moment faster."""
+    simulation = Simulation(make_parameters(8), 8, seed=5, last_epoch=1)
+    network, culprit = simulation.network, simulation.replica_key(3)
+    silent = culprit if claims == "the culprit" else simulation.client_key(0)
+    claim, asked = Convictions(culprits=(culprit,)), []
+
+    def hear(source: Node, target: Node, message: Message) -> Message | None:
+        if isinstance(message, EvidenceRequest) and target.key == culprit:
+            asked.append(message)
+        if not isinstance(message, Exhibit | Convictions) or not target.name.startswith("replica"):
+            return message
+        if source.key != simulation.replica_key(0):
+            return None
+        if isinstance(message, Convictions) and target.key != culprit:
+            network.deliver(target, silent, claim)
+        return message
+
+    network.on_message = hear
+    simulation.start()
+    network.run(seconds=2)
+    place = GroupId(epoch=9, cell=0, coordinator=3, part=0)
+    for item in (b"a" * 32, b"b" * 32):
+        body = attest_body(place, item)
+        signature = simulation.replica_ids[3].sign(Attest.KIND, simulation.federation.digest, body)
+        network.deliver(
+            network.nodes[simulation.replica_key(0)],
+            culprit,
+            Attest(id=place, item=item, signature=signature),
+        )
+    network.run(seconds=8)
+    assert [culprit in simulation.replica(j).context.docket.convicted for j in range(3)] == [True] * 3
+    assert not asked, "a culprit was asked about itself"
 
 
 def test_convictions_of_strangers_and_of_oneself_are_not_asked_about() -> None:
