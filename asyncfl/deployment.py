@@ -35,6 +35,7 @@ from asyncfl.deployment_rosters import (
     RosterEntry,
     check_clients,
     check_later,
+    check_room,
     check_signatures,
     compute_rosters,
     enrolment_body,
@@ -241,6 +242,8 @@ class Deployment(Section):
         _refuse_duplicates(source, "url", urls)
         keys = [("operator", self.operator), *((where, entry.key) for where, entry in self._parties())]
         _refuse_duplicates(source, "key", ((where, key.hex()) for where, key in keys))
+        largest = max(len(self.first_clients), *(len(roster.members) for roster in self.rosters), 0)
+        check_room(source, len(self.clients), largest, self.parameters)
         check_later(source, self.roster, self.rosters, self.clients, self.parameters.cell_size)
         check_clients(source, self.roster, self.rosters, self.clients, self._signed)
         check_signatures(source, self.all_rosters, self._signed)

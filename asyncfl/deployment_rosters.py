@@ -15,6 +15,9 @@ from pydantic import Field, Strict
 from asyncfl.deployment_fields import Epoch, Key, Name, Section, SignatureBytes
 from asyncfl.errors import ConfigurationError
 from asyncfl.federation import Roster
+from asyncfl.messages.operator import MAX_MEMBERS
+from asyncfl.messages.replicas import MAX_ROW_ITEMS
+from asyncfl.parameters import Parameters
 from asyncfl.wire import pack
 
 ENROLMENT: Final = "enrolment"
@@ -144,6 +147,26 @@ def check_later(
                 f"{where}.members: parameters.cell_size is {cell_size}, but only {len(entry.members)} clients are "
                 "members: no cell could be filled; keep or enrol more clients"
             )
+
+
+def check_room(source: str, enrolled: int, members: int, parameters: Parameters) -> None:
+    """What travels must fit: a roster of so many members, and the entries of an epoch.
+
+    A client is in one group of an epoch at most, under whichever roster; so all that were ever `enrolled` make no more
+    groups than fill a row. Raises `ConfigurationError`.
+    """
+    if members > MAX_MEMBERS:
+        raise ConfigurationError(
+            f"{source}: a roster of {members} clients: at most {MAX_MEMBERS} can take part at a time; enrol fewer"
+        )
+    groups = enrolled // parameters.min_group
+    if groups > MAX_ROW_ITEMS:
+        needed = enrolled // (MAX_ROW_ITEMS + 1) + 1
+        raise ConfigurationError(
+            f"{source}: {enrolled} clients, those who have retired among them, make up to {groups} groups of "
+            f"min_group {parameters.min_group} in an epoch, and the ledger holds {MAX_ROW_ITEMS}; make a deployment "
+            f"with a larger cell_size: {3 * needed // 2}, with min_group {needed}, would do"
+        )
 
 
 def check_signatures(source: str, rosters: Sequence[Roster], signed: Signed) -> None:

@@ -62,6 +62,10 @@ class Presence:
     left: bool = False
     """Left for good, by its own signed statement."""
 
+    def is_overdue(self, now: float) -> bool:
+        """Whether it has had a TASK for more than `6 * patience`."""
+        return bool(self.task_epoch) and now - self.task_at > OVERDUE_FACTOR * self.task_patience
+
 
 @dataclass
 class Inclusion:
@@ -137,7 +141,7 @@ class Inclusion:
             return False
         if now < presence.left_out_until:
             return False
-        return not (presence.task_epoch and now - presence.task_at > OVERDUE_FACTOR * presence.task_patience)
+        return not presence.is_overdue(now)
 
     def is_expected(self, client: bytes, epoch: int, now: float) -> bool:
         """Whether a live client may still upload for `epoch`."""
@@ -155,7 +159,7 @@ class Inclusion:
         """
         for presence in self.clients.values():
             limit = OVERDUE_FACTOR * presence.task_patience
-            if presence.task_epoch and now - presence.task_at > limit and now >= presence.left_out_until:
+            if presence.is_overdue(now) and now >= presence.left_out_until:
                 presence.misses += 1
                 presence.left_out_until = now + limit * 2 ** min(presence.misses, 16)
         roster = self.roster_at(self.front)

@@ -107,11 +107,13 @@ class Link:
             yield link
             link = link.before
 
-    def recent(self, count: int) -> tuple[Link, Rows]:
-        """The last `count` rows, and the link before them."""
+    def recent(self, count: int, entries: int) -> tuple[Link, Rows]:
+        """The last `count` rows, fewer where these have more than so many entries; and the link before them."""
         rows: list[Row] = []
         link = self
         while link.before is not None and link.row is not None and len(rows) < count:
+            if self.entries - link.before.entries > entries:
+                break
             rows.append(link.row)
             link = link.before
         return link, tuple(reversed(rows))

@@ -11,6 +11,7 @@ from typing import Final
 
 from asyncfl.deployment import Deployment
 from asyncfl.deployment_fields import is_name
+from asyncfl.deployment_rosters import check_room
 from asyncfl.errors import ConfigurationError, ParameterError, StorageError
 from asyncfl.identity import Identity
 from asyncfl.messages import RosterStatement
@@ -126,7 +127,14 @@ def joining(files: DeploymentDirectory, names: Sequence[str], public_keys: Seque
             f"no --public-key for {lacking[0]}; give its .pub file too, or enrol it in a command of its own, which "
             "makes its key here"
         )
-    _check_colluders(deployment, len(deployment.members) + len(wanted))
+    members = len(deployment.members) + len(wanted)
+    check_room(
+        str(files.root / DEPLOYMENT_FILE),
+        len(deployment.clients) + len(fresh),
+        members,
+        deployment.parameters,
+    )
+    _check_colluders(deployment, members)
     return Change(
         members=(*deployment.members, *wanted),
         joining=tuple(wanted),

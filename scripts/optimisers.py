@@ -30,7 +30,7 @@ from asyncfl.ledger import Ledger, Link
 from asyncfl.masking import decode_sum
 from asyncfl.messages import GroupId, Item, Member, Settings
 from asyncfl.parameters import Parameters
-from asyncfl.replica.gossip import RECENT_ROWS
+from asyncfl.replica.gossip import RECENT_ITEMS, RECENT_ROWS
 from asyncfl.rows import compute_expected
 from asyncfl.simulation import Simulation
 from asyncfl.simulation.parity import Federated, federate
@@ -136,7 +136,7 @@ def versions(entries: int, repeat: int) -> None:
         added = item(number)
         started = time.perf_counter()
         ledger.add(added)
-        pinned = (ledger.head, ledger.head.recent(RECENT_ROWS))
+        pinned = (ledger.head, ledger.head.recent(RECENT_ROWS, RECENT_ITEMS))
         times["changed rows"].append(1e6 * (time.perf_counter() - started))
         started = time.perf_counter()
         anew = Link(0, ledger.origin)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Final
 
 from annotated_types import Ge, Le, Len
 
@@ -19,6 +19,9 @@ from asyncfl.wire import (
     pack,
 )
 
+MAX_MEMBERS: Final = 16384
+"""Clients of one roster."""
+
 
 class RosterStatement(Wire):
     """The operator: from `start_epoch` on, `members` (client keys, ascending) take part. Numbers ascend by one."""
@@ -27,7 +30,7 @@ class RosterStatement(Wire):
 
     number: Count
     start_epoch: Epoch
-    members: Annotated[Many[PublicKey], Len(1, 16384)]
+    members: Annotated[Many[PublicKey], Len(1, MAX_MEMBERS)]
     signature: Signature
 
     def body(self) -> bytes:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Final
 
 from annotated_types import Ge, Le, Len
 
@@ -28,6 +28,9 @@ from asyncfl.wire import (
     Wire,
     pack,
 )
+
+MAX_ROW_ITEMS: Final = 4096
+"""Entries of one epoch."""
 
 
 def share_ok_body(client: bytes, epoch: int, manifest: bytes) -> bytes:
@@ -185,7 +188,7 @@ class Row(Wire):
     """The items of one epoch, by digest, sorted."""
 
     epoch: Epoch
-    items: Annotated[Many[Digest], Len(1, 4096)]
+    items: Annotated[Many[Digest], Len(1, MAX_ROW_ITEMS)]
 
 
 class View(Wire):

@@ -14,10 +14,13 @@ from itertools import islice
 from asyncfl.ledger import Link, Rows, compute_chain, is_ordered
 from asyncfl.messages import Row, RowsRequest, View
 from asyncfl.messages import Rows as RowsMessage
+from asyncfl.messages.replicas import MAX_ROW_ITEMS
 from asyncfl.replica.context import RESEND_SECONDS, Context
 from asyncfl.replica.items import Items
 
 RECENT_ROWS = 12
+RECENT_ITEMS = 6 * MAX_ROW_ITEMS
+"""Of these rows together: a VIEW must fit into a message."""
 PAGE_ROWS = 128
 PAGE_ITEMS = 8192
 KEEP_BASES = 64
@@ -79,7 +82,7 @@ class Gossip:
     def view(self, *, pinned: bool, head: Link | None = None) -> View:
         """This ledger, or the version `head`, as a VIEW."""
         head = self.context.ledger.head if head is None else head
-        base, recent = head.recent(RECENT_ROWS)
+        base, recent = head.recent(RECENT_ROWS, RECENT_ITEMS)
         self._bases[base.chain] = base
         self._bases.move_to_end(base.chain)
         if len(self._bases) > KEEP_BASES:

@@ -121,6 +121,7 @@ class Replica:
         self.exclusions = ExclusionExchange(context, self.tasks.signed_front)
         self.uploads.is_needed = self.needs
         self.locks.is_taken = self.coordination.was_taken
+        self.models.in_use = self.tasks.models_in_use
         context.docket.convict = self.tasks.convict
         self._load(durable)
         self._from_replica: dict[type[Any], Callable[[int, Any], object]] = {
@@ -375,6 +376,7 @@ class Replica:
     def _receive_pull(self, peer: bytes, replica: int | None, message: Pull) -> None:
         """Replicas may have any blob, clients certified models only."""
         if replica is not None or message.blob in self.models.certified_blobs():
+            self.tasks.pulled(peer, message.blob)
             self.context.emit(SendBlob(peer, message.blob, message.offset))
         else:
             self.context.send(peer, Missing(blob=message.blob))

@@ -8,7 +8,7 @@ one honest replica computed this model from these entries.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
 from asyncfl.effects import Put, Table
@@ -24,6 +24,8 @@ from asyncfl.statistics import RowStatistics, explain_finish
 
 FOLD = "fold"
 KEEP_VERSIONS = 12
+KEEP_IN_USE = 12
+"""Older versions beside these, of models that clients still pull."""
 KEEP_VOTES = 64
 
 
@@ -62,6 +64,8 @@ class Models:
         self.context = context
         self.gossip = gossip
         self.initial = initial_model
+        self.in_use: Callable[[], Collection[bytes]] = tuple
+        """Models that clients have begun to pull."""
         self.cache = FoldCache()
         self.book = RecordBook(context.ledger)
         self.records: OrderedDict[bytes, ModelRecord] = OrderedDict()
@@ -212,14 +216,21 @@ class Models:
         return record.exclusion == self.context.exclusions.in_force, record.entries
 
     def _prune(self) -> None:
-        """Keep the recent versions, the newest certified one and the pinned one."""
-        for version in list(self.records):
-            if len(self.records) <= KEEP_VERSIONS:
+        """Keep the recent versions, the newest certified one, the pinned one, and some older ones that are in use.
+
+        On a slow link a model takes longer than a dozen later versions, and is of use all the same.
+        """
+        surplus, in_use, kept = len(self.records) - KEEP_VERSIONS, self.in_use(), 0
+        for record in list(self.records.values()):
+            if surplus <= 0:
                 return
-            record = self.records[version]
             if record is self.latest or record is self.pinned or not record.model:
                 continue
-            self._drop(record, record.model)
+            surplus -= 1
+            if kept < KEEP_IN_USE and record.model in in_use:
+                kept += 1
+            else:
+                self._drop(record, record.model)
 
     def _drop(self, record: ModelRecord, model: bytes) -> None:
         """Forget a version, and delete its model unless that is another's too."""

@@ -37,6 +37,8 @@ class Tasks:
         self.asking: dict[bytes, Asking] = {}
         self.given: dict[bytes, tuple[int, float]] = {}
         """The last TASK's epoch, and when it was last sent."""
+        self._pulled: dict[bytes, tuple[int, bytes]] = {}
+        """The model that each client has asked for last, and the epoch of the TASK that it was for."""
         self._front: Front | None = None
         # A signature that never leaves this replica: nobody else can compute it.
         self.scheduler = Scheduler(context.parameters, context.sign("scheduler", b""))
@@ -101,6 +103,21 @@ class Tasks:
     def forget(self, client: bytes) -> None:
         """The client is gone, or has left for good."""
         self.asking.pop(client, None)
+        self._pulled.pop(client, None)
+
+    def pulled(self, client: bytes, model: bytes) -> None:
+        """A client asks for a model, or the rest of it."""
+        if client in self.given:
+            self._pulled[client] = (self.given[client][0], model)
+
+    def models_in_use(self) -> set[bytes]:
+        """Models that clients have begun to pull for a TASK that is neither over nor overdue."""
+        context = self.context
+        for client, (epoch, _) in list(self._pulled.items()):
+            presence = context.inclusion.clients[client]
+            if presence.at > epoch or presence.is_overdue(context.now) or self._is_uploaded(client, epoch):
+                del self._pulled[client]
+        return {model for _, model in self._pulled.values()}
 
     def signed_front(self) -> Front:
         """Signed once and sent to everybody, until something in it changes."""
@@ -221,7 +238,11 @@ class Tasks:
         presence = context.inclusion.clients[client]
         if presence.at > epoch or context.now - presence.heard > presence.patience:
             return True
-        return (client, epoch) in self.uploads.accepted or (client, epoch) in context.ledger.included
+        return self._is_uploaded(client, epoch)
+
+    def _is_uploaded(self, client: bytes, epoch: int) -> bool:
+        """Whether the upload of an epoch is here, or in the ledger."""
+        return (client, epoch) in self.uploads.accepted or (client, epoch) in self.context.ledger.included
 
     def _has_previous(self, client: bytes, asking: Asking, head: Link) -> bool:
         """Whether the model contains the client's last upload, or it has waited long enough for that."""

@@ -78,18 +78,27 @@ def test_an_upload_opened_twice_is_an_error() -> None:
 
 def test_recent_rows_and_what_comes_before_them_make_the_whole() -> None:
     ledger = fill(ITEMS)
-    link, rows = ledger.head.recent(2)
+    link, rows = ledger.head.recent(2, 99)
     assert [row.epoch for row in rows] == [5, 8]
     assert compute_chain(link.chain, rows) == ledger.version
-    link, rows = ledger.head.recent(99)
+    link, rows = ledger.head.recent(99, 99)
     assert (link.chain, len(rows)) == (ledger.origin, 5)
+
+
+def test_recent_rows_are_fewer_where_they_have_many_entries() -> None:
+    ledger = fill(ITEMS)
+    sizes = [len(row.items) for row in ledger.rows()]
+    for entries in range(sum(sizes) + 1):
+        link, rows = ledger.head.recent(99, entries)
+        assert link.entries + sum(len(row.items) for row in rows) == len(ITEMS)
+        assert len(rows) == max(n for n in range(len(sizes) + 1) if sum(sizes[len(sizes) - n :]) <= entries)
 
 
 @given(st.sets(st.sampled_from(ITEMS), min_size=1), st.integers(0, 4))
 def test_a_version_of_another_replica_is_what_its_own_ledger_would_be(items: set[Item], kept: int) -> None:
     """Whatever is not in it here: equal links of the same entries, members, sums and rows."""
     ledger, other = fill(ITEMS), fill(list(items))
-    base, rows = other.head.recent(kept)
+    base, rows = other.head.recent(kept, 99)
     older = ledger.extended(ledger.start, other.rows(last=base.epoch))
     assert older is not None
     head = ledger.extended(older, rows)
@@ -179,7 +188,7 @@ def test_a_new_version_costs_its_changed_rows_and_not_the_whole_ledger(
     assert ledger.head.entries == len(items) + 2
     assert hashes == 1 + 4
     hashes = 0
-    base, recent = other.head.recent(12)
+    base, recent = other.head.recent(12, 99)
     head = ledger.extended(ledger.link_before(base.epoch + 1), recent)
     assert head is not None
     assert head.chain == other.version

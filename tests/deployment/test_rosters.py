@@ -8,9 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from asyncfl import deployment_rosters
 from asyncfl.deployment import Deployment
+from asyncfl.deployment_rosters import check_room
 from asyncfl.errors import ConfigurationError
 from asyncfl.identity import verify
+from asyncfl.parameters import Parameters
 
 from .builders import EXAMPLE, OPERATOR, key, make, refusal
 
@@ -161,3 +164,26 @@ def test_a_later_client_starts_with_its_first_roster(edit: Callable[[str], str])
 def test_a_later_client_cannot_be_smuggled_into_the_first_roster() -> None:
     text = TEXT.replace("start_epoch = 20\nsignature", "start_epoch = 1\nsignature", 1)
     assert "clients[6].signature: the operator did not enrol late-0" in refusal(text)
+
+
+def test_more_groups_than_an_epoch_of_the_ledger_holds_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Six clients in groups of two; a seventh and an eighth make a fourth group, also when others have retired."""
+    monkeypatch.setattr(deployment_rosters, "MAX_ROW_ITEMS", 3)
+    seven = joined(EXAMPLE, "late-0", at=20, without=("client-2", "client-4"))
+    with pytest.raises(
+        ConfigurationError, match=r"8 clients.* up to 4 groups of min_group 2 .* holds 3; .* cell_size: 4"
+    ):
+        joined(seven, "late-1", at=31)
+    monkeypatch.setattr(deployment_rosters, "MAX_ROW_ITEMS", 2)
+    assert "larger cell_size: 4, with min_group 3, would do" in refusal(EXAMPLE.render())
+
+
+def test_what_would_do_does() -> None:
+    parameters = Parameters.for_clients(12300, cell_size=3)
+    with pytest.raises(
+        ConfigurationError, match=r"up to 6150 groups of .* larger cell_size: 6, with min_group 4, would do"
+    ):
+        check_room("deployment.toml", 12300, 12300, parameters)
+    check_room("deployment.toml", 12300, 12300, Parameters.for_clients(12300, cell_size=6))
+    with pytest.raises(ConfigurationError, match="at most 16384"):
+        check_room("deployment.toml", 16385, 16385, Parameters.for_clients(16385))

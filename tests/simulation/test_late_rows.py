@@ -3,10 +3,12 @@
 import pytest
 
 from asyncfl.ledger import Ledger, Link
-from asyncfl.messages import ItemRequest, View
+from asyncfl.messages import ItemRequest, Row, View, decode_message, encode_message
+from asyncfl.messages.replicas import MAX_ROW_ITEMS
 from asyncfl.replica import gossip
 from asyncfl.replica.gossip import RECENT_ROWS
 from asyncfl.simulation import Simulation
+from asyncfl.wire import MAX_MESSAGE_BYTES
 from tests.core.builders import make_parameters
 from tests.defects import defects
 from tests.simulation.test_liveness import run_to_the_end
@@ -121,3 +123,20 @@ def test_who_shows_its_ledger_and_never_answers_keeps_nobody_from_catching_up(si
     assert network.run(
         until=lambda: not ledger.missing(late.rows()) and late.entries >= ledger.entries, seconds=40
     )
+
+
+@pytest.mark.parametrize("items", [1, 2600, MAX_ROW_ITEMS])
+def test_a_view_fits_into_a_message_however_many_items_a_row_has(items: int) -> None:
+    simulation = make_simulation(1)
+    simulation.start()
+    replica = simulation.replica(0)
+    head = replica.context.ledger.start
+    names = tuple(number.to_bytes(32, "big") for number in range(items))
+    for epoch in range(1, 21):
+        row = Row(epoch=epoch, items=names)
+        head = Link(epoch, epoch.to_bytes(32, "big"), epoch * items, epoch * items, row, (), head)
+    view = replica.gossip.view(pinned=True, head=head)
+    encoded = encode_message(view)
+    assert len(encoded) <= MAX_MESSAGE_BYTES
+    assert decode_message(encoded) == view
+    assert len(view.rows) == {1: 12, 2600: 9, MAX_ROW_ITEMS: 6}[items]

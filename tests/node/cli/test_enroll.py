@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from asyncfl import deployment_rosters
 from asyncfl.deployment import Deployment
 from asyncfl.identity import Identity
 from node import operator_calls
@@ -286,6 +287,18 @@ def test_a_roster_with_more_colluders_in_a_cell_than_noise_was_made_for_is_refus
     assert "a roster of 21 clients: this deployment allows for 1 colluders" in refused.stderr
     assert not again(made).rosters
     assert asyncfl("retire", made.root, "client-3", "--yes").code == 0
+
+
+def test_more_clients_than_an_epoch_of_the_ledger_holds_are_refused(
+    asyncfl: Program, copied: DeploymentDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(deployment_rosters, "MAX_ROW_ITEMS", 3)
+    before = as_text(copied)
+    refused = asyncfl("enroll", copied.root, "client-6", "client-7", "--yes")
+    assert refused.code == 2
+    assert "8 clients" in refused.stderr
+    assert "larger cell_size" in refused.stderr
+    assert as_text(copied) == before
 
 
 def test_retiring_twice_is_refused_with_the_roster_that_did_it(
