@@ -45,7 +45,9 @@ COMPARED = {"mean", "krum", "median", "trimmed_mean", "centered_clipping", "fltr
 def test_the_included_files_are_valid_and_compare_rules_over_three_seeds(file: Path, reduced: bool) -> None:
     found = parse_poisoning(file.read_text(), source=str(file), reduced=reduced)
     assert len(found.seeds) >= 3
-    if file.stem in ("cifar10", "mnist", "pneumonia", "unseen") or (file.stem in ("adaptive", "map") and not reduced):
+    if file.stem in ("cifar10", "mnist", "pneumonia", "unseen") or (
+        file.stem in ("adaptive", "map") and not reduced
+    ):
         assert set(found.rules) >= COMPARED
     assert found.groups[0] == 1
     assert found.groups[1] > 1

@@ -1,5 +1,7 @@
 """Attacks that a reviewer ran against the state machines, and that worked once."""
 
+from collections.abc import Sequence
+
 import torch
 
 from asyncfl import masking
@@ -13,6 +15,7 @@ from asyncfl.messages import (
     GroupId,
     Lock,
     LockContent,
+    Manifest,
     Member,
     Message,
     Relay,
@@ -138,8 +141,15 @@ def test_a_crash_between_the_last_lock_and_the_reveal_loses_no_group() -> None:
     assert len(versions(simulation)) == 1
 
 
+def vouch(simulation: Simulation, manifest: Manifest, replicas: Sequence[int]) -> tuple[bytes, ...]:
+    """SHARE_OKs for an upload, by their own keys, whatever these replicas think of it."""
+    body = share_ok_body(manifest.core.client, manifest.core.epoch, manifest.digest())
+    deployment = simulation.federation.digest
+    return tuple(simulation.replica_ids[j].sign(ShareOk.KIND, deployment, body) for j in replicas)
+
+
 def test_a_coordinator_buys_no_vouchers_for_epochs_that_nobody_is_at() -> None:
-    """Replicas pull whatever a LOCK names; they must not vouch for it where they would not have stored it."""
+    """What n-t SHARE_OKs show is pulled; nobody must vouch for it who would not have stored it."""
     simulation = make_simulation(last_epoch=3)
     observer, network = Observer(simulation, honest={1, 2, 3}), simulation.network
     liar, target = simulation.replica_ids[0], network.nodes[simulation.replica_key(1)]
@@ -157,8 +167,10 @@ def test_a_coordinator_buys_no_vouchers_for_epochs_that_nobody_is_at() -> None:
         members=(Member(client=manifest.core.client, epoch=500, manifest=manifest.digest()),),
     )
     signature = liar.sign(Lock.KIND, deployment, content.digest())
-    lock = Lock(content=content, supporters=(0, 1, 2), oks=((bytes(64),) * 3,), signature=signature)
+    oks = (vouch(simulation, manifest, (0, 1, 2)),)
+    lock = Lock(content=content, supporters=(0, 1, 2), oks=oks, signature=signature)
     network._on(target, "receive", liar.public, lock)
+    network.run(seconds=1)
     network._on(target, "receive", liar.public, Relay(manifest=manifest))
     network.run(seconds=2)
     machine = simulation.replica(1)
@@ -200,9 +212,11 @@ def test_invented_versions_are_folded_one_at_a_time() -> None:
     simulation.start()
     network = simulation.network
     ledger = simulation.replica(1).context.ledger
-    network.run(until=lambda: ledger.entries >= 8, seconds=100)
+    network.run(until=lambda: ledger.entries >= 4, seconds=100)
     target, liar = network.nodes[simulation.replica_key(1)], simulation.replica_key(0)
     network.cut(liar, target.key)
+    before = ledger.entries
+    network.run(until=lambda: ledger.entries >= before + 4, seconds=100)
     jobs: list[Effect] = []
     observe = network.before_effect
 
@@ -212,13 +226,12 @@ def test_invented_versions_are_folded_one_at_a_time() -> None:
         observe(node, effect)
 
     network.before_effect = look
-    everything = ledger.rows()
-    for dropped in range(len(everything[0].items)):
-        items = everything[0].items[:dropped] + everything[0].items[dropped + 1 :]
-        view = View(
-            base=ledger.origin, base_epoch=0, entries=ledger.entries - 1, pinned=True,
-            rows=(everything[0].model_copy(update={"items": items}), *everything[1:]),
-        )  # fmt: skip
+    *older, last = ledger.rows()
+    for dropped in range(len(last.items)):
+        # Each has all that the liar had shown before it was cut off.
+        items = last.items[:dropped] + last.items[dropped + 1 :]
+        rows = (*older, last.model_copy(update={"items": items})) if items else tuple(older)
+        view = View(base=ledger.origin, base_epoch=0, entries=ledger.entries - 1, pinned=True, rows=rows)
         network._on(target, "receive", liar, view)
     assert len(jobs) == 1
 

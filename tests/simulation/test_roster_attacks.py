@@ -31,6 +31,7 @@ from asyncfl.simulation.deployment import sign_roster
 from tests.core.builders import make_parameters
 from tests.simulation.bench import Bench
 from tests.simulation.observer import Observer, sent
+from tests.simulation.test_found_attacks import vouch
 from tests.simulation.test_liveness import describe, run_to_the_end, versions
 
 NUMBER_MAX = 2**31 - 1
@@ -172,8 +173,10 @@ def test_a_coordinator_buys_no_vouchers_for_an_old_roster() -> None:
         members=(Member(client=manifest.core.client, epoch=epoch, manifest=manifest.digest()),),
     )
     signature = liar.sign(Lock.KIND, simulation.federation.digest, content.digest())
-    lock = Lock(content=content, supporters=(0, 1, 2), oks=((bytes(64),) * 3,), signature=signature)
+    oks = (vouch(simulation, manifest, (0, 1, 2)),)
+    lock = Lock(content=content, supporters=(0, 1, 2), oks=oks, signature=signature)
     network.deliver(target, liar.public, lock)
+    network.run(seconds=1)
     network.deliver(target, liar.public, Relay(manifest=manifest))
     network.run(seconds=1)
     assert simulation.replica(1).uploads.records[manifest.digest()].stored, "signing must not depend on it"
