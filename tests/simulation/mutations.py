@@ -358,7 +358,7 @@ MUTATIONS = [
         "return presence.at <= self.front and now - since > limit", "return False", STALL,
         by_clients("ready-for-ever", epochs=6), seeds=1,
         also=(
-            ("asyncfl.inclusion:Inclusion.is_live", "return not (presence.task_epoch and", "return True or ("),
+            ("asyncfl.inclusion:Inclusion.is_live", "return not presence.is_overdue(now)", "return True"),
             ("asyncfl.inclusion:Inclusion.update", "presence.misses += 1", "continue"),
         ),
     ),
