@@ -73,6 +73,10 @@ class _Commands(TyperGroup):
 
 
 class _Command(TyperCommand):
+    def make_context(self, *args: Any, **options: Any) -> Any:
+        with _explained():
+            return super().make_context(*args, **options)
+
     def invoke(self, ctx: Any) -> Any:
         with _explained():
             return super().invoke(ctx)

@@ -10,7 +10,7 @@ import typer
 from rich.markup import escape
 
 from asyncfl.errors import ConfigurationError
-from node.commands.common import Directory, JsonFlag, messages, output, write_json
+from node.commands.common import Directory, JsonFlag, messages, output, output_file, write_json
 from node.deployment_files import DeploymentDirectory
 from node.supervisor.evaluation import find_blobs
 from node.supervisor.evaluator import read_blob
@@ -63,7 +63,10 @@ def evaluate(*, directory: Directory, json: JsonFlag = False) -> None:
 def export(
     *,
     directory: Directory,
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="Where to write it.", show_default=False)],
+    file: Annotated[
+        Path,
+        typer.Argument(metavar="FILE", help="Where to write it.", show_default=False, callback=output_file),
+    ],
     best: Annotated[
         bool, typer.Option("--best", help="The model that did best on the clients' own test data instead.")
     ] = False,
