@@ -29,8 +29,8 @@ def say(files: DeploymentDirectory, name: str, **changes: Any) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     status = {
         "deployment": files.deployment.digest.hex(), "pid": os.getpid(), "time": time.time() + 60,
-        "state": "catching_up", "entries": 123456, "epoch": 41234, "version": "ab" * 32, "connected": 15, "connected_clients": 250,
-        "bytes_in": 123_456_789, "bytes_out": 987_600_000,
+        "state": "catching_up", "entries": 123456, "epoch": 41234, "version": "ab" * 32,
+        "connected": 15, "connected_clients": 250, "bytes_in": 123_456_789, "bytes_out": 987_600_000,
     }  # fmt: skip
     path.write_text(json.dumps({**status, **changes}))
 
