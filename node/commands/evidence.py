@@ -70,7 +70,7 @@ def _read(directory: Path) -> tuple[list[Piece], dict[str, str]]:
     if not nodes:
         raise ConfigurationError(
             f"no node of {files.root} keeps its state on this machine; run this where one does, or start one: "
-            f"asyncfl up {files.root}"
+            f"asyncfl up {files.quoted}"
         )
     return read_evidence(files, nodes)
 

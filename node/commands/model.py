@@ -136,7 +136,7 @@ def _export_best(files: DeploymentDirectory, file: Path, rows: int | None, *, js
     kept = [entry.name for entry in deployment.replicas if read_status(files, entry.name)]
     if not kept:
         raise ConfigurationError(
-            f"no replica of {files.root} has a ledger on this machine yet; run it first: asyncfl up {files.root}"
+            f"no replica of {files.root} has a ledger on this machine yet; run it first: asyncfl up {files.quoted}"
         )
     ledgers = [read_ledger(files, name) for name in kept]
     ledger = max(ledgers, key=lambda each: (each.exclusion.number, each.entries))
@@ -198,7 +198,7 @@ def newest_model(files: DeploymentDirectory) -> Newest:
     if not found:
         raise ConfigurationError(
             f"no replica of {files.root} has a certified model on this machine yet; run it first: "
-            f"asyncfl up {files.root}"
+            f"asyncfl up {files.quoted}"
         )
     name, certified, copies = max(found, key=lambda each: each[1].progress)
     newest = Newest(name, certified, read_blob(copies, certified.model))

@@ -73,7 +73,7 @@ def status(*, directory: Directory, json: JsonFlag = False) -> None:
     if proven:
         output.print(
             f"[red]proven liars:[/] {escape(', '.join(proven))}   "
-            f"[dim]asyncfl evidence list {escape(str(directory))}[/]",
+            f"[dim]asyncfl evidence list {escape(files.quoted)}[/]",
             soft_wrap=True,
         )
     if furthest.get("finished"):
@@ -84,7 +84,7 @@ def status(*, directory: Directory, json: JsonFlag = False) -> None:
     gone = _silent(files, facts["replicas"])
     if gone:
         output.print(
-            f"  silent at every replica: [bold]asyncfl retire {escape(str(directory))} {escape(' '.join(gone))}[/]",
+            f"  silent at every replica: [bold]asyncfl retire {escape(files.quoted)} {escape(' '.join(gone))}[/]",
             soft_wrap=True,
         )
 

@@ -85,3 +85,12 @@ def test_a_damaged_status_is_called_unreadable(
     assert facts["replicas"]["replica-2"]["state"] == "of another deployment"
     assert facts["replicas"]["replica-3"]["state"] == "never run here"
     assert "unreadable status" in asyncfl("status", copied.root).stdout
+
+
+def test_commands_that_are_shown_can_be_pasted(asyncfl: Program, tmp_path: Path) -> None:
+    root = tmp_path / "my dir"
+    made = asyncfl("init", root, "--clients", "6")
+    assert f"next: asyncfl up '{root}' --epochs 20" in made.stdout
+    for command in ("audit", "evaluate"):
+        assert f"asyncfl up '{root}'" in asyncfl(command, root).stderr
+    assert f"asyncfl init '{tmp_path / 'no dir'}'" in asyncfl("status", tmp_path / "no dir").stderr
