@@ -99,6 +99,11 @@ def write_json(value: Any, target: Path) -> None:
         ) from None
 
 
+def counted(count: int, one: str, many: str | None = None) -> str:
+    """`1 row`, `2 rows`; `many` where an s is not the plural."""
+    return f"{count} {one if count == 1 else many or one + 's'}"
+
+
 def show_options(command: Any, options: Iterable[Parameter]) -> None:
     """Let Typer make options of these parameters alone, whatever else `command` takes from other callers."""
     command.__signature__ = Signature(list(options))
