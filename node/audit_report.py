@@ -92,7 +92,7 @@ def replicas_here(files: DeploymentDirectory, nodes: Iterable[str]) -> list[str]
     if not found:
         raise ConfigurationError(
             f"no replica of {files.root} keeps its state on this machine; run this where one does, or start one: "
-            f"asyncfl up {files.root}"
+            f"asyncfl up {files.quoted}"
         )
     return found
 

@@ -5,6 +5,11 @@ Must stay quick to start: nothing here or in the command modules imports torch a
 
 from __future__ import annotations
 
+from node.entry import main
+
+if __name__ == "__main__":
+    main()  # Before the imports below, during which somebody may press Ctrl-C. Never returns.
+
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -73,6 +78,10 @@ class _Commands(TyperGroup):
 
 
 class _Command(TyperCommand):
+    def make_context(self, *args: Any, **options: Any) -> Any:
+        with _explained():
+            return super().make_context(*args, **options)
+
     def invoke(self, ctx: Any) -> Any:
         with _explained():
             return super().invoke(ctx)
@@ -139,17 +148,8 @@ app.command("plan", rich_help_panel="Privacy")(plan.plan)
 app.command("privacy", rich_help_panel="Privacy")(privacy.privacy)
 
 
-def main() -> None:
-    """Entry point of the installed program."""
-    app()
-
-
 def run_program(command: Callable[..., None]) -> None:
     """Run one function as a program of its own, with the same errors and exit codes; for scripts."""
     program = typer.Typer(rich_markup_mode="rich", pretty_exceptions_enable=False, add_completion=False)
     program.command(cls=_Command)(command)
     program()
-
-
-if __name__ == "__main__":
-    main()

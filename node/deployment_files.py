@@ -16,6 +16,7 @@ import os
 import stat
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 from typing import Final
 
 from asyncfl.deployment import Deployment
@@ -54,7 +55,7 @@ class DeploymentDirectory:
         except FileNotFoundError:
             raise ConfigurationError(
                 f"{root} holds no {DEPLOYMENT_FILE}; name a deployment's directory, or make one with "
-                f"`asyncfl init {root}`"
+                f"`asyncfl init {quote(str(root))}`"
             ) from None
         except UnicodeDecodeError as error:
             raise ConfigurationError(
@@ -63,6 +64,11 @@ class DeploymentDirectory:
         except OSError as error:
             raise _unreadable(path, error) from None
         return cls(root, Deployment.parse(text, source=str(path)))
+
+    @property
+    def quoted(self) -> str:
+        """The directory as a shell takes it, for commands that are shown."""
+        return quote(str(self.root))
 
     @property
     def model_file(self) -> Path:
@@ -91,7 +97,7 @@ class DeploymentDirectory:
         if name not in names:
             raise ConfigurationError(
                 f"{self.root / DEPLOYMENT_FILE} knows no node called {name!r}; "
-                f"`asyncfl status {self.root}` lists them"
+                f"`asyncfl status {self.quoted}` lists them"
             )
         path = self.key_file(name)
         identity = read_key(path)

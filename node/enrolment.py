@@ -109,7 +109,7 @@ def joining(files: DeploymentDirectory, names: Sequence[str], public_keys: Seque
             )
         if name in deployment.members:
             raise ConfigurationError(
-                f"{name} takes part already; if replicas have not heard of it: asyncfl enroll {files.root} --resend"
+                f"{name} takes part already; if replicas have not heard of it: asyncfl enroll {files.quoted} --resend"
             )
         if name not in enrolled and name.casefold() in taken:
             raise ConfigurationError(

@@ -97,11 +97,16 @@ def find_version(report: Report, prefix: str) -> Found:
         # Of several replicas' newest the one under the latest statement, with most entries.
         return max(found.values(), key=lambda each: (each.certificate.statement, each.certificate.entries))
     matching = [each for name, each in found.items() if name.hex().startswith(prefix.lower())]
-    if len(prefix) < SHORTEST or len(matching) != 1:
+    if len(prefix) < SHORTEST:
+        raise ConfigurationError(
+            f"{prefix!r} is too short; give {SHORTEST} digits or more of a version that asyncfl model list shows, or "
+            "`newest`"
+        )
+    if len(matching) != 1:
         how = "no certified version" if not matching else f"{len(matching)} certified versions"
         raise ConfigurationError(
-            f"{prefix!r} begins {how} of the replicas here; give {SHORTEST} digits or more of one that asyncfl "
-            "model list shows, or `newest`"
+            f"{prefix!r} begins {how} of the replicas here; give the digits of one that asyncfl model list shows, or "
+            "`newest`"
         )
     return matching[0]
 

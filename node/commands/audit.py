@@ -8,7 +8,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from node.commands.common import Directory, ExitCode, JsonFile, output, write_json
+from node.commands.common import Directory, ExitCode, JsonFile, counted, output, write_json
 from node.commands.exclusion_page import describe_exclusion, show_lacking
 from node.commands.roster_page import listed, waiting
 from node.commands.settings_page import describe_settings
@@ -80,16 +80,19 @@ def _show(report: Report) -> None:
         names = sorted({each["replica"] for each in more})
         output.print(f"[red]and {len(more)} more, of {escape(listed(names))}:[/] --json has all")
     if facts["verified"]:
+        models = f"models of {len(facts['versions'])} certified versions"
+        if len(facts["versions"]) == 1:
+            models = "model of 1 certified version"
         signatures = sum(each["signatures"] for each in facts["replicas"].values())
         output.print(
-            f"[bold green]verified:[/] {len(facts['entries'])} entries, the models of {len(facts['versions'])} "
-            f"certified versions, {signatures} signatures",
+            f"[bold green]verified:[/] {counted(len(facts['entries']), 'entry', 'entries')}, the "
+            f"{models}, {counted(signatures, 'signature')}",
             soft_wrap=True,
         )
     else:
         found = [f"the state of {listed(list(facts['unread']))} cannot be read"] if facts["unread"] else []
         if count := len(facts["problems"]):
-            found.append("1 problem" if count == 1 else f"{count} problems")
+            found.append(counted(count, "problem"))
         output.print(f"[bold red]not verified:[/] {escape(', '.join(found))}", soft_wrap=True)
 
 
@@ -121,8 +124,8 @@ def _show_rows(facts: dict[str, Any]) -> None:
     members = sorted(sum(row["groups"]) for row in rows)
     sizes = ", ".join(f"{count} of {size}" for size, count in facts["cohorts"].items())
     output.print(
-        f"{len(rows)} rows (epochs {rows[0]['epoch']} to {rows[-1]['epoch']}) of {members[0]} to {members[-1]} "
-        f"uploads, {members[len(members) // 2]} in the middle; groups: {sizes}",
+        f"{counted(len(rows), 'row')} (epochs {rows[0]['epoch']} to {rows[-1]['epoch']}) of {members[0]} to "
+        f"{members[-1]} uploads, {members[len(members) // 2]} in the middle; groups: {sizes}",
         soft_wrap=True,
     )
     judged = [row["rule"] for row in rows if row["rule"] is not None]
@@ -131,8 +134,8 @@ def _show_rows(facts: dict[str, Any]) -> None:
         groups = sorted(each["groups"] for each in judged)
         allowed = max(each["byzantine"] for each in judged)
         output.print(
-            f"the rule saw {groups[0]} to {groups[-1]} groups at a row, up to {allowed} bad ones allowed for; {idle} "
-            "rows had too few groups for it and count zero",
+            f"the rule saw {groups[0]} to {groups[-1]} groups at a row, up to {counted(allowed, 'bad one')} allowed "
+            f"for; {counted(idle, 'row')} had too few groups for it and {'counts' if idle == 1 else 'count'} zero",
             soft_wrap=True,
         )
 

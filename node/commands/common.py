@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from asyncfl.errors import AsyncflError, ConfigurationError, StorageError
+from node.output_files import check_output_file
 from node.whole_files import write_whole
 
 output = Console(highlight=False)
@@ -98,6 +99,11 @@ def write_json(value: Any, target: Path) -> None:
         ) from None
 
 
+def counted(count: int, one: str, many: str | None = None) -> str:
+    """`1 row`, `2 rows`; `many` where an s is not the plural."""
+    return f"{count} {one if count == 1 else many or one + 's'}"
+
+
 def show_options(command: Any, options: Iterable[Parameter]) -> None:
     """Let Typer make options of these parameters alone, whatever else `command` takes from other callers."""
     command.__signature__ = Signature(list(options))
@@ -119,6 +125,13 @@ def key_values(option: str, pairs: Iterable[str]) -> dict[str, Any]:
     return values
 
 
+def output_file(path: Path | None) -> Path | None:
+    """Callback of arguments and options that name a file to write, so that a wrong one is refused before any work."""
+    if path is not None and str(path) != "-":
+        check_output_file(path)
+    return path
+
+
 Directory = Annotated[
     Path,
     typer.Argument(
@@ -128,5 +141,7 @@ Directory = Annotated[
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")]
 JsonFile = Annotated[
     Path | None,
-    typer.Option("--json", metavar="FILE", help="Write the result as JSON; - is standard output."),
+    typer.Option(
+        "--json", metavar="FILE", help="Write the result as JSON; - is standard output.", callback=output_file
+    ),
 ]

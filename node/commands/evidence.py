@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 from rich.markup import escape
 
+from asyncfl.errors import ConfigurationError
 from node.commands.common import Directory, ExitCode, JsonFile, output, write_json
 
 if TYPE_CHECKING:
@@ -65,7 +66,13 @@ def verify_evidence(*, directory: Directory, json: JsonFile = None) -> None:
 def _read(directory: Path) -> tuple[list[Piece], dict[str, str]]:
     from node.evidence_files import find_nodes, read_evidence
 
-    return read_evidence(*find_nodes(directory))
+    files, nodes = find_nodes(directory)
+    if not nodes:
+        raise ConfigurationError(
+            f"no node of {files.root} keeps its state on this machine; run this where one does, or start one: "
+            f"asyncfl up {files.quoted}"
+        )
+    return read_evidence(files, nodes)
 
 
 def _write(pieces: list[Piece], problems: dict[str, str], target: Path | None) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from enum import StrEnum
 from math import sqrt
 from pathlib import Path
+from shlex import quote
 from typing import Annotated, Any
 
 import typer
@@ -223,7 +224,8 @@ def init(
     output.print("  operator.key signs rosters and enrolments: keep it where no node runs")
     if public_keys is None:
         output.print(
-            f"next: [bold]asyncfl up {escape(str(directory))} --epochs {epochs or 20}[/]", soft_wrap=True
+            f"next: [bold]asyncfl up {escape(quote(str(directory)))} --epochs {epochs or 20}[/]",
+            soft_wrap=True,
         )
     else:
         output.print(

@@ -10,7 +10,7 @@ import typer
 from rich.markup import escape
 
 from asyncfl.errors import ConfigurationError
-from node.commands.common import Directory, JsonFlag, messages, output, write_json
+from node.commands.common import Directory, JsonFlag, messages, output, output_file, write_json
 from node.deployment_files import DeploymentDirectory
 from node.supervisor.evaluation import find_blobs
 from node.supervisor.evaluator import read_blob
@@ -63,7 +63,10 @@ def evaluate(*, directory: Directory, json: JsonFlag = False) -> None:
 def export(
     *,
     directory: Directory,
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="Where to write it.", show_default=False)],
+    file: Annotated[
+        Path,
+        typer.Argument(metavar="FILE", help="Where to write it.", show_default=False, callback=output_file),
+    ],
     best: Annotated[
         bool, typer.Option("--best", help="The model that did best on the clients' own test data instead.")
     ] = False,
@@ -133,7 +136,7 @@ def _export_best(files: DeploymentDirectory, file: Path, rows: int | None, *, js
     kept = [entry.name for entry in deployment.replicas if read_status(files, entry.name)]
     if not kept:
         raise ConfigurationError(
-            f"no replica of {files.root} has a ledger on this machine yet; run it first: asyncfl up {files.root}"
+            f"no replica of {files.root} has a ledger on this machine yet; run it first: asyncfl up {files.quoted}"
         )
     ledgers = [read_ledger(files, name) for name in kept]
     ledger = max(ledgers, key=lambda each: (each.exclusion.number, each.entries))
@@ -195,7 +198,7 @@ def newest_model(files: DeploymentDirectory) -> Newest:
     if not found:
         raise ConfigurationError(
             f"no replica of {files.root} has a certified model on this machine yet; run it first: "
-            f"asyncfl up {files.root}"
+            f"asyncfl up {files.quoted}"
         )
     name, certified, copies = max(found, key=lambda each: each[1].progress)
     newest = Newest(name, certified, read_blob(copies, certified.model))

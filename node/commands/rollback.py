@@ -250,7 +250,7 @@ class _Rollback:
                 except LocalProtocolError as error:
                     messages.print(
                         f"[yellow]the state of {escape(name)} contradicts another one here[/] ({escape(str(error))}): "
-                        f"asyncfl audit {escape(str(self.files.root))}",
+                        f"asyncfl audit {escape(self.files.quoted)}",
                         soft_wrap=True,
                     )
                     break
@@ -327,7 +327,7 @@ class _Rollback:
         except KeyboardInterrupt:
             messages.print(
                 f"exclusion {signed.number} is signed and in exclusions.json, but too few replicas may have it; to "
-                f"send it: asyncfl rollback {escape(str(self.files.root))} --resend",
+                f"send it: asyncfl rollback {escape(self.files.quoted)} --resend",
                 soft_wrap=True,
             )
             raise
@@ -359,7 +359,7 @@ class _Rollback:
             fail_for_want_of_replicas(
                 f"{len(have)} of {len(calls)} replicas have exclusion {number}, {needed} are needed",
                 "exclusions.json; start the others, which take it from each other",
-                f"asyncfl rollback {self.files.root} --resend",
+                f"asyncfl rollback {self.files.quoted} --resend",
             )
         if self.manner.json:
             return

@@ -208,5 +208,5 @@ def _send(
         fail_for_want_of_replicas(
             f"{len(have)} of {len(calls)} replicas have roster {roster.number}, {needed} are needed",
             f"{DEPLOYMENT_FILE}; start the others, which take it from there or from each other",
-            f"asyncfl enroll {files.root} --resend",
+            f"asyncfl enroll {files.quoted} --resend",
         )

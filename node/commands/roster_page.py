@@ -80,7 +80,7 @@ def fail_for_want_of_replicas(held: str, remedy: str, resend: str) -> NoReturn:
 
 def show_next(files: DeploymentDirectory, change: Change) -> None:
     """What the operator does now."""
-    deployment, root = files.deployment, escape(str(files.root))
+    deployment, root = files.deployment, escape(files.quoted)
     lines: list[tuple[str, str]] = []
     if change.joining:
         here = [name for name in change.joining if files.key_file(name).exists()]

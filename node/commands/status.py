@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
@@ -16,10 +17,13 @@ from node.commands.common import Directory, JsonFlag, output, write_json
 from node.deployment_files import DeploymentDirectory
 from node.supervisor.own_accuracy import describe_own_accuracy
 from node.supervisor.report import size
-from node.supervisor.watch import read_status
+from node.supervisor.watch import read_status, why_no_status
 
 FRESH_SECONDS: Final = 5.0
 """A running node writes its status twice a second."""
+
+MOST_OF_A_NAME: Final = 32
+"""Characters of a line: longer names fold."""
 
 
 def status(*, directory: Directory, json: JsonFlag = False) -> None:
@@ -69,7 +73,7 @@ def status(*, directory: Directory, json: JsonFlag = False) -> None:
     if proven:
         output.print(
             f"[red]proven liars:[/] {escape(', '.join(proven))}   "
-            f"[dim]asyncfl evidence list {escape(str(directory))}[/]",
+            f"[dim]asyncfl evidence list {escape(files.quoted)}[/]",
             soft_wrap=True,
         )
     if furthest.get("finished"):
@@ -80,7 +84,7 @@ def status(*, directory: Directory, json: JsonFlag = False) -> None:
     gone = _silent(files, facts["replicas"])
     if gone:
         output.print(
-            f"  silent at every replica: [bold]asyncfl retire {escape(str(directory))} {escape(' '.join(gone))}[/]",
+            f"  silent at every replica: [bold]asyncfl retire {escape(files.quoted)} {escape(' '.join(gone))}[/]",
             soft_wrap=True,
         )
 
@@ -101,16 +105,9 @@ def _proven(files: DeploymentDirectory, facts: dict[str, Any]) -> list[str]:
 def _described(files: DeploymentDirectory, name: str) -> dict[str, Any]:
     said = read_status(files, name)
     if not said:
-        return {"running": False, "state": _without_status(files.status_file(name))}
+        return {"running": False, "state": why_no_status(files, name)}
     running = _lives(said.get("pid")) and time.time() - said.get("time", 0) < FRESH_SECONDS
     return {**said, "running": running, "state": said.get("state") if running else "not running"}
-
-
-def _without_status(path: Path) -> str:
-    try:
-        return "of another deployment" if path.exists() else "never run here"
-    except PermissionError:
-        return "not readable"
 
 
 def _lives(pid: Any) -> bool:
@@ -142,12 +139,26 @@ def _silent(files: DeploymentDirectory, replicas: dict[str, dict[str, Any]]) -> 
     return gone if len(deployment.members) - len(gone) >= deployment.parameters.cell_size else []
 
 
+def _nodes(heading: str, names: Iterable[str]) -> Table:
+    """A table whose first column shows names whole, however narrow the terminal is; states fold before they do."""
+    table = Table(box=None, padding=(0, 1, 0, 0), header_style="dim")
+    longest = max(map(len, names))
+    table.add_column(
+        heading,
+        overflow="fold",
+        no_wrap=longest <= MOST_OF_A_NAME,
+        min_width=min(longest, MOST_OF_A_NAME),
+    )
+    table.add_column("state", min_width=len("unreadable"))
+    return table
+
+
 def _replicas(facts: dict[str, dict[str, Any]]) -> Table:
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    table.add_column("replica", no_wrap=True)
-    table.add_column("state", no_wrap=True)
-    for heading in ("entries", "epoch", "version", "peers", "received", "sent"):
+    table = _nodes("replica", facts)
+    for heading in ("entries", "epoch", "version", "peers"):
         table.add_column(heading, justify="right", no_wrap=True)
+    for heading in ("in", "out"):
+        table.add_column(heading, justify="right", min_width=5)
     for name, said in facts.items():
         table.add_row(
             name,
@@ -189,11 +200,9 @@ def _rosters(facts: dict[str, Any]) -> str:
 
 
 def _clients(facts: dict[str, dict[str, Any]], *, several: bool) -> Table:
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    table.add_column("client", no_wrap=True)
-    table.add_column("state", no_wrap=True)
+    table = _nodes("client", facts)
     for heading in ("epoch", "uploads"):
-        table.add_column(heading, justify="right")
+        table.add_column(heading, justify="right", no_wrap=True)
     if several:
         table.add_column("takes part", no_wrap=True)
     table.add_column("waits for")

@@ -94,7 +94,7 @@ def watched_run(
     except KeyboardInterrupt:
         messages.print(
             f"interrupted after {time.monotonic() - began:.0f} s; every process was stopped; to resume: "
-            f"asyncfl up {escape(str(files.root))} --epochs {epochs}",
+            f"asyncfl up {escape(files.quoted)} --epochs {epochs}",
             soft_wrap=True,
         )
         raise typer.Exit(int(ExitCode.INTERRUPTED)) from None

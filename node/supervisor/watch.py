@@ -193,6 +193,21 @@ def read_status(directory: DeploymentDirectory, name: str) -> dict[str, Any]:
     return status if isinstance(status, dict) and status.get("deployment", mine) == mine else {}
 
 
+def why_no_status(directory: DeploymentDirectory, name: str) -> str:
+    """In a few words why `read_status` is empty."""
+    try:
+        status = json.loads(directory.status_file(name).read_bytes())
+    except FileNotFoundError:
+        return "never run here"
+    except PermissionError:
+        return "not readable"
+    except (OSError, ValueError):
+        status = None
+    if isinstance(status, dict) and isinstance(status.get("deployment"), str):
+        return "of another deployment"
+    return "unreadable status"
+
+
 def replica_view(name: str, status: dict[str, Any], *, pid: int | None, down: Phase | None) -> ReplicaView:
     """A replica from its status. `pid`: of the running process, whose status alone is current.
 

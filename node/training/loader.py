@@ -13,6 +13,8 @@ from asyncfl.errors import ConfigurationError
 from node.training.task import Task
 
 BUILT_IN: Final = ("digits", "npz:PATH")
+_FIXED: Final = ("clients", "seed", "path")
+"""Arguments of a factory that are no options."""
 _METHODS: Final = ("model", "train", "evaluate")
 
 
@@ -26,7 +28,7 @@ def load_task(name: str, *, clients: int, seed: int = 0, options: Mapping[str, o
         raise ConfigurationError(f"task {name!r}: {clients} clients; at least one is needed")
     arguments: dict[str, object] = {"clients": clients, "seed": seed}
     for option, value in (options or {}).items():
-        if option in ("clients", "seed", "path"):
+        if option in _FIXED:
             raise ConfigurationError(f"task {name!r}: option {option!r} is set by the deployment itself")
         arguments[option] = value
     factory: Callable[..., object]
@@ -76,11 +78,19 @@ def _import(name: str) -> Callable[..., object]:
 
 
 def _check_arguments(name: str, factory: Callable[..., object], arguments: Mapping[str, object]) -> None:
+    signature = inspect.signature(factory)
     try:
-        inspect.signature(factory).bind(**arguments)
+        signature.bind(**arguments)
     except TypeError as error:
+        kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+        options = [
+            each.name
+            for each in signature.parameters.values()
+            if each.kind in kinds and each.name not in _FIXED
+        ]
         raise ConfigurationError(
-            f"task {name!r}: its factory does not take ({', '.join(sorted(arguments))}): {error}"
+            f"task {name!r}: its factory does not take ({', '.join(sorted(arguments))}): {error}; "
+            f"its options: {', '.join(options) or 'none'}"
         ) from error
 
 

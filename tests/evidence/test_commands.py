@@ -116,6 +116,7 @@ def test_a_damaged_state_is_named_and_fails(files: DeploymentDirectory) -> None:
 
 def test_no_evidence_is_said_so(tmp_path: Path) -> None:
     files = create_deployment(tmp_path / "run", NewDeployment(clients=8))
+    keep(files, "client-0")
     for command in ("list", "verify"):
         result = run("evidence", command, files.root)
         assert result.exit_code == 0
@@ -142,3 +143,14 @@ def test_status_names_proven_liars(files: DeploymentDirectory) -> None:
     }
     files.status_file("replica-0").write_text(json.dumps(status))
     assert "proven liars: replica-2" in run("status", files.root).output
+
+
+@pytest.mark.parametrize("command", ["list", "verify"])
+def test_where_no_node_keeps_its_state_nothing_is_said_of_evidence(tmp_path: Path, command: str) -> None:
+    made = create_deployment(tmp_path / "run", NewDeployment(clients=8))
+    for where in (made.root, made.state("replica-0")):
+        result = run("evidence", command, where, "--json", "-")
+        assert result.exit_code == 2
+        assert "keeps its state on this machine" in result.stderr
+        assert not result.stdout
+        made.state("replica-0").mkdir(parents=True, exist_ok=True)

@@ -104,6 +104,7 @@ def test_ports_are_consecutive_from_a_base_port_and_refused_when_in_use(
         (["--task", "digts"], "unknown task"),
         (["--task", "no_such_module:make"], "no module named"),
         (["--task-option", "colour=red"], "colour"),
+        (["--task-option", "colour=red"], "its options: partition, alpha"),
         (["--task", "npz:absent.npz"], "absent.npz"),
         (["--base-port", 65535], "must lie in 1 to 65535"),
         (["--url", "replica-9=ws://h:1"], "--url names 'replica-9'"),
