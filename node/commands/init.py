@@ -199,6 +199,12 @@ def init(
             f"groups larger: --clients 6{'' if clients < 3 else ', or --parameter min_group=3'}",
             soft_wrap=True,
         )
+    if used.rule != "mean":
+        from asyncfl.group_rules import warn_of_rule
+
+        warned = warn_of_rule(used, clients)
+        if warned is not None:
+            messages.print(f"[yellow]warning:[/] {escape(warned)}", soft_wrap=True)
     if json:
         write_json(facts, Path("-"))
         return
