@@ -148,7 +148,7 @@ class Run:
             if self.record.stage is Stage.STARTING and snapshot.sent > self.record.sent_before:
                 self._enter(Stage.TRAINING)
             self._act()
-            if snapshot.done == len(snapshot.clients):
+            if snapshot.over == len(snapshot.clients):
                 self.record.trained = self.record.seconds
                 self.record.finished = self._explain_finish(snapshot)
                 if self.record.finished is not None:
@@ -191,7 +191,7 @@ class Run:
             snapshot = self.record.snapshot
             if (
                 self.record.finished is not None
-                and snapshot.done < len(snapshot.clients)
+                and snapshot.over < len(snapshot.clients)
                 and not snapshot.finished
             ):
                 # What was on its way when training was over has shown that it was not.
@@ -245,7 +245,7 @@ class Run:
         snapshot = self._read()
         seconds = time.monotonic() - self._started
         grew = self.record.observe(seconds, snapshot)
-        progress = (snapshot.sent, snapshot.done, sum(client.epoch for client in snapshot.clients))
+        progress = (snapshot.sent, snapshot.over, sum(client.epoch for client in snapshot.clients))
         if grew or progress != self._progress:
             self._progress, self._moved = progress, seconds
         for model, accuracy in self._evaluator.collect():
@@ -342,7 +342,7 @@ class Run:
         starting = [replica.name for replica in snapshot.replicas if replica.phase is Phase.STARTING]
         if self.record.stage is Stage.STARTING and starting:
             return f"{', '.join(starting)} to start"
-        behind = [client for client in snapshot.clients if not client.done]
+        behind = [client for client in snapshot.clients if not client.over]
         slowest = min(behind, key=lambda client: client.epoch)
         reason = f", for {slowest.waiting_for}" if slowest.waiting_for else ""
         told = f"{len(behind)} clients ({slowest.name}, at epoch {slowest.epoch}{reason})"
