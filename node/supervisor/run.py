@@ -19,9 +19,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Final, Protocol
 
-from asyncfl.errors import AsyncflError, ConfigurationError, StorageError
 from node.deployment_files import DeploymentDirectory
-from node.supervisor.children import Child, ChildFailed, Children
+from node.supervisor.children import ENDINGS, Child, Children, ended
 from node.supervisor.drill import Drill
 from node.supervisor.evaluation import Evaluator
 from node.supervisor.lock import exclusive
@@ -29,8 +28,6 @@ from node.supervisor.plan import Action, Plan
 from node.supervisor.record import AccuracyPoint, Event, Record, Stage
 from node.supervisor.watch import Phase, ReplicaView, Snapshot, client_view, read_status, replica_view
 
-ENDINGS: Final[dict[int | None, type[AsyncflError]]] = {2: ConfigurationError, 3: StorageError}
-"""Exit codes of `asyncfl node` that stand for the user's mistakes."""
 POLL_SECONDS: Final = 0.2
 SETTLED_SECONDS: Final = 1.5
 """Statuses are written twice a second: agreement has to be seen for longer than that."""
@@ -363,16 +360,6 @@ class Run:
 
     def _say(self, text: str) -> None:
         self._view.say(self.record, text)
-
-
-def ended(child: Child) -> AsyncflError:
-    """What to raise for a process that ended by itself: the kind of error that it ended with."""
-    if child.returncode in ENDINGS:
-        words = child.last_words().rpartition("error: ")[2].strip()
-        return ENDINGS[child.returncode](f"{child.name}: {words}")
-    return ChildFailed(
-        f"{child.name} ended by itself with status {child.returncode}; the end of {child.log}:\n{child.last_words()}"
-    )
 
 
 def explain_drain(snapshot: Snapshot, *, late: bool) -> str | None:
