@@ -14,7 +14,7 @@ from asyncfl.deployment import ModelEntry, PrivacyEntry
 from asyncfl.errors import ConfigurationError
 from asyncfl.parameters import Parameters
 from node.commands.common import Directory, JsonFlag, key_values, messages, output, write_json
-from node.deployment_creation import NewDeployment, create_deployment
+from node.deployment_creation import DELTA, NewDeployment, create_deployment
 
 
 class Buffers(StrEnum):
@@ -61,7 +61,10 @@ def init(
         float | None,
         typer.Option(min=0, help="Privacy budget of each client; sets the noise.", show_default="no noise"),
     ] = None,
-    delta: Annotated[float, typer.Option(help="Probability outside the guarantee.")] = 1e-5,
+    delta: Annotated[
+        float | None,
+        typer.Option(help="Probability outside the guarantee of --epsilon.", show_default=f"{DELTA:g}"),
+    ] = None,
     epochs: Annotated[
         int | None, typer.Option(min=1, help="Uploads that --epsilon has to last for.", show_default=False)
     ] = None,
@@ -138,6 +141,10 @@ def init(
 
     asyncfl init run --public-keys pubs --url replica-0=ws://a.example:7000 --url replica-1=ws://...
     """
+    if delta is not None and epsilon is None:
+        raise ConfigurationError(
+            "--delta is part of the budget that --epsilon sets: give --epsilon too, or leave --delta out"
+        )
     named = {"learning_rate": learning_rate, "local_steps": local_steps, "batch_size": batch_size}
     chosen = {key: value for key, value in named.items() if value is not None}
     wanted = NewDeployment(
@@ -163,7 +170,7 @@ def init(
         training=_joined(chosen, "--training", key_values("--training", training or ())),
         stop=key_values("--stop", stop or ()),
         epsilon=epsilon,
-        delta=delta,
+        delta=DELTA if delta is None else delta,
         epochs=epochs,
         malicious_fraction=malicious_fraction,
         buffers=None if buffers is None else buffers.value,
