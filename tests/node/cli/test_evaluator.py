@@ -93,19 +93,19 @@ def test_an_evaluator_that_is_killed_is_noticed(evaluator: Evaluator, copied: De
 
 
 def test_a_task_that_cannot_be_loaded_is_the_users_mistake_told_in_one_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
 ) -> None:
-    monkeypatch.chdir(tmp_path)
+    archive = tmp_path / "im.npz"
     images, labels = np.zeros((40, 8, 8), np.uint8), np.arange(40) % 2
-    np.savez("im.npz", x_train=images, y_train=labels, x_test=images, y_test=labels)
-    made = create_deployment(tmp_path / "run", NewDeployment(clients=4, task="npz:im.npz"))
-    (tmp_path / "im.npz").unlink()
+    np.savez(archive, x_train=images, y_train=labels, x_test=images, y_test=labels)
+    made = create_deployment(tmp_path / "run", NewDeployment(clients=4, task=f"npz:{archive}"))
+    archive.unlink()
     evaluator = Evaluator(made)
     evaluator.start()
     with pytest.raises(ConfigurationError) as caught:
         evaluator.accuracy(stored(made, b"1234"))
     evaluator.kill()
-    assert str(caught.value).startswith("evaluator: im.npz: ")
+    assert str(caught.value).startswith(f"evaluator: {archive}: ")
     assert "\n" not in str(caught.value)
 
 
