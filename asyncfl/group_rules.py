@@ -21,7 +21,7 @@ from torch import Tensor
 from asyncfl.errors import ParameterError, RuleError
 from asyncfl.parameters import NEED_A_REFERENCE, Parameters
 from asyncfl.privacy.allowance import Cells, colluders
-from asyncfl.rules import RULES, Bucketing, FedAOT, Rule, Trust, make_rule
+from asyncfl.rules import RULES, Bucketing, FedAOT, Mean, Median, Rule, Trust, make_rule
 from asyncfl.rules.arithmetic import EXACT
 
 EXCEEDED: Final = 0.01
@@ -32,6 +32,16 @@ OWN_OPTIONS: Final = ("seed", "trust", "arithmetic")
 _NOT_SECOND: Final = (*NEED_A_REFERENCE, "fedaot", "bucketing", "nearest_neighbor_mixing")
 SECOND: Final = tuple(name for name in RULES if name not in _NOT_SECOND)
 """Rules that may follow a pre-aggregator."""
+FULL: Final = (
+    "median",
+    "trimmed_mean",
+    "krum",
+    "multi_krum",
+    "bulyan",
+    "geometric_median",
+    "centered_clipping",
+)
+"""Rules with a bound for bad inputs of any length and direction, without options."""
 LARGEST_SHARE: Final = 0.99
 """What no rule stands, where more must be expected: `check_rule` refuses it."""
 
@@ -158,6 +168,7 @@ def check_rule(parameters: Parameters, clients: int) -> None:
     """Raise `RuleError` unless the rule stands the bad groups among those that `clients` yield."""
     used = make_group_rule(parameters)
     if parameters.rule == "mean":
+        _check_mean(parameters, clients)
         return
     given = Yield.of(parameters, clients, min(parameters.cell_size, clients))
     allowed = used.byzantine(given.groups)
@@ -171,6 +182,34 @@ def check_rule(parameters: Parameters, clients: int) -> None:
     raise RuleError(
         f"rule {parameters.rule} {limit} ({used.rule.facts.bound}), and has to stand {max(allowed, given.bad)}: "
         f"{given.sentence()}; {_remedy(used.rule, parameters, clients)}"
+    )
+
+
+def _check_mean(parameters: Parameters, clients: int) -> None:
+    """The mean stands nobody: refused as soon as malicious clients are assumed."""
+    if not parameters.bad_clients:
+        return
+    given = Yield.of(parameters, clients, min(parameters.cell_size, clients))
+    do = [name for name in FULL if given.groups >= make_rule(name).least_inputs(given.bad)]
+    if do:
+        remedy = f"take --rule {' or '.join(do)}"
+    else:
+        remedy = f"no rule stands them as it is; for the median: {_remedy(Median(), parameters, clients)}"
+    raise RuleError(
+        f"rule mean stands no bad group ({Mean.facts.bound}), and has to stand {given.bad}: {given.sentence()}; "
+        f"{remedy}"
+    )
+
+
+def warn_of_rule(parameters: Parameters, clients: int) -> str | None:
+    """That a robust rule stands no bad group of so few, for people; None where it stands some, or is the mean."""
+    if parameters.rule == "mean" or parameters.bad_groups:
+        return None
+    given = Yield.of(parameters, clients, min(parameters.cell_size, clients))
+    return (
+        f"rule {parameters.rule} stands no bad group of {given.groups} "
+        f"({make_group_rule(parameters).rule.facts.bound}): one malicious client moves the model as with the mean; "
+        "enrol more clients, make cells smaller, or take another rule, such as median"
     )
 
 

@@ -34,6 +34,8 @@ from node.whole_files import make_directory, write_whole
 
 LOCALHOST: Final = "127.0.0.1"
 MODEL_FILE: Final = "model.safetensors"
+DELTA: Final = 1e-5
+"""Of a budget, unless the user says otherwise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +54,7 @@ class NewDeployment:
     """Keys of [stop]; none: train up to the last epoch asked for."""
     epsilon: float | None = None
     """Budget of every client; calibrates the noise multiplier to `epochs` uploads. None: no budget."""
-    delta: float = 1e-5
+    delta: float = DELTA
     epochs: int | None = None
     buffers: Literal["train", "freeze"] | None = None
     """Whether floating buffers (BatchNorm) are trained; None: frozen when there is noise, else trained."""

@@ -84,8 +84,7 @@ class TrainAndProtect:
         if not bool(torch.isfinite(update).all()):
             if self.federation.parameters.noise_multiplier == 0:
                 raise UpdateError(
-                    f"the update of epoch {self.context.epoch} holds NaN or infinities: training diverged; "
-                    "lower the learning rate"
+                    "the update holds NaN or infinities: training diverged; lower the learning rate"
                 )
             update, zeroed = torch.zeros_like(update), True
         upload = compose(update, result.examples, measured, self.federation)

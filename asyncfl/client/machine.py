@@ -75,6 +75,8 @@ class Client:
     ) -> None:
         self.last_epoch = last_epoch
         self.upload_limit = upload_limit
+        self.refused: dict[str, Any] | None = None
+        """`count` of the updates since the start that its own training made unusable; `epoch`, `reason` of the last."""
         context = self.context = Context(federation, identity, durable)
         self.membership = Membership(context, self._move)
         self.asking = Asking(context, self.membership, self._move)
@@ -191,6 +193,8 @@ class Client:
             return context.take_effects()
         if not isinstance(error, UpdateError):
             raise error
+        count = 1 if self.refused is None else self.refused["count"] + 1
+        self.refused = {"count": count, "epoch": context.epoch, "reason": str(error)}
         context.notify("update_refused", "error", epoch=context.epoch, reason=str(error))
         self._move(context.epoch + 1)
         return context.take_effects()
@@ -230,6 +234,7 @@ class Client:
             "sent": context.sent,
             "done": context.state in (State.FINISHED, State.RESTING, State.LEFT, State.RETIRED),
             "waiting_for": context.waiting_for,
+            "refused": self.refused,
             "seen_entries": context.seen_entries,
             "connected": len(context.connected),
             "roster": context.roster.number,
@@ -284,6 +289,11 @@ class Client:
         if context.epoch > (LAST_EPOCH if self.last_epoch is None else self.last_epoch):
             context.state = State.RESTING
             context.waiting_for = "nothing: it took part in every epoch asked for"
+            if self.refused is not None:
+                context.waiting_for = (
+                    "nothing: it is past the last epoch asked for; updates that were not sent: "
+                    f"{self.refused['count']}, because {self.refused['reason']}"
+                )
         elif self.upload_limit is not None and context.events >= self.upload_limit:
             context.state = State.LEFT
             context.waiting_for = f"nothing: its privacy budget is spent, after {context.events} uploads"

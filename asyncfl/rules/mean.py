@@ -21,6 +21,7 @@ class Mean(Rule):
     )  # fmt: skip
 
     def least_inputs(self, byzantine: int) -> int:
+        """It takes any number of bad inputs, though it stands none: robust rules are compared with it."""
         return max(1, byzantine)
 
     def combine(self, updates: Tensor, byzantine: int) -> Tensor:

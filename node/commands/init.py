@@ -15,7 +15,7 @@ from asyncfl.deployment import ModelEntry, PrivacyEntry
 from asyncfl.errors import ConfigurationError
 from asyncfl.parameters import Parameters
 from node.commands.common import Directory, JsonFlag, key_values, messages, output, write_json
-from node.deployment_creation import NewDeployment, create_deployment
+from node.deployment_creation import DELTA, NewDeployment, create_deployment
 
 
 class Buffers(StrEnum):
@@ -62,7 +62,10 @@ def init(
         float | None,
         typer.Option(min=0, help="Privacy budget of each client; sets the noise.", show_default="no noise"),
     ] = None,
-    delta: Annotated[float, typer.Option(help="Probability outside the guarantee.")] = 1e-5,
+    delta: Annotated[
+        float | None,
+        typer.Option(help="Probability outside the guarantee of --epsilon.", show_default=f"{DELTA:g}"),
+    ] = None,
     epochs: Annotated[
         int | None, typer.Option(min=1, help="Uploads that --epsilon has to last for.", show_default=False)
     ] = None,
@@ -139,6 +142,10 @@ def init(
 
     asyncfl init run --public-keys pubs --url replica-0=ws://a.example:7000 --url replica-1=ws://...
     """
+    if delta is not None and epsilon is None:
+        raise ConfigurationError(
+            "--delta is part of the budget that --epsilon sets: give --epsilon too, or leave --delta out"
+        )
     named = {"learning_rate": learning_rate, "local_steps": local_steps, "batch_size": batch_size}
     chosen = {key: value for key, value in named.items() if value is not None}
     wanted = NewDeployment(
@@ -164,7 +171,7 @@ def init(
         training=_joined(chosen, "--training", key_values("--training", training or ())),
         stop=key_values("--stop", stop or ()),
         epsilon=epsilon,
-        delta=delta,
+        delta=DELTA if delta is None else delta,
         epochs=epochs,
         malicious_fraction=malicious_fraction,
         buffers=None if buffers is None else buffers.value,
@@ -200,6 +207,12 @@ def init(
             f"groups larger: --clients 6{'' if clients < 3 else ', or --parameter min_group=3'}",
             soft_wrap=True,
         )
+    if used.rule != "mean":
+        from asyncfl.group_rules import warn_of_rule
+
+        warned = warn_of_rule(used, clients)
+        if warned is not None:
+            messages.print(f"[yellow]warning:[/] {escape(warned)}", soft_wrap=True)
     if json:
         write_json(facts, Path("-"))
         return

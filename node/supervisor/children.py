@@ -17,8 +17,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Final, Self
 
-from asyncfl.errors import AsyncflError, StorageError
+from asyncfl.errors import AsyncflError, ConfigurationError, StorageError
 
+ENDINGS: Final[dict[int | None, type[AsyncflError]]] = {2: ConfigurationError, 3: StorageError}
+"""Exit codes of `asyncfl node` and of the evaluator that stand for the user's mistakes."""
 STOP_SECONDS: Final = 8.0
 """From SIGTERM to SIGKILL when everything is stopped."""
 ONE_THREAD: Final = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
@@ -157,3 +159,13 @@ class Children:
             # Also on a second Ctrl-C in the wait.
             for child in self._children.values():
                 child.kill()
+
+
+def ended(child: Child) -> AsyncflError:
+    """What to raise for a process that ended by itself: the kind of error that it ended with."""
+    if child.returncode in ENDINGS:
+        words = child.last_words().rpartition("error: ")[2].strip()
+        return ENDINGS[child.returncode](f"{child.name}: {words}")
+    return ChildFailed(
+        f"{child.name} ended by itself with status {child.returncode}; the end of {child.log}:\n{child.last_words()}"
+    )

@@ -7,19 +7,20 @@ import queue
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, Final
 
-from asyncfl.errors import DeadlineExceeded
+from asyncfl.errors import AsyncflError, DeadlineExceeded
 from node.deployment_files import DeploymentDirectory
-from node.supervisor.children import Child, ChildFailed
+from node.supervisor.children import Child, ChildFailed, ended
 from node.supervisor.watch import Certified
 
 ANSWER_SECONDS: Final = 120.0
 """How long the evaluator may say nothing while something is asked of it."""
+ENDING_SECONDS: Final = 5.0
+"""Between the end of its answers and that of the process."""
 NAME: Final = "evaluator"
 
 
@@ -68,7 +69,7 @@ class Evaluator(Child):
             self._ask({"evaluate": model.model, "paths": paths})
 
     def collect(self) -> list[tuple[Certified, float]]:
-        """Accuracies that have come in since. Raises `ChildFailed` when the process has ended."""
+        """Accuracies that have come in since. Raises `ChildFailed`, or the user's mistake that ended the process."""
         found: list[tuple[Certified, float]] = []
         while True:
             try:
@@ -80,7 +81,7 @@ class Evaluator(Child):
                 found.append(accuracy)
 
     def accuracy(self, model: Certified) -> float:
-        """The accuracy of this model, waited for. Raises `ChildFailed`, `DeadlineExceeded`."""
+        """The accuracy of this model, waited for. Raises `ChildFailed`, `DeadlineExceeded`, or as `collect`."""
         while not self._ready or self._asked is not None:
             self._take(self._next("to be ready"))
         self._done.discard(model.model)
@@ -147,9 +148,9 @@ class Evaluator(Child):
         self._done.add(asked.model)
         return asked, answer["accuracy"]
 
-    def _ended(self) -> ChildFailed:
-        time.sleep(0.1)
-        return ChildFailed(f"the evaluator has ended by itself; the end of {self.log}:\n{self.last_words()}")
+    def _ended(self) -> AsyncflError:
+        self.wait(ENDING_SECONDS)
+        return ended(self)
 
 
 def find_blobs(directory: DeploymentDirectory, digest: str) -> list[Path]:

@@ -19,6 +19,7 @@ from typing import Any, TextIO
 
 from asyncfl.digest import content_digest
 from asyncfl.errors import AsyncflError, StorageError
+from node.commands.common import exit_code
 from node.deployment_files import DeploymentDirectory
 
 
@@ -113,4 +114,8 @@ def _own_standard_output() -> TextIO:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    try:
+        main(Path(sys.argv[1]))
+    except AsyncflError as mistake:  # As `asyncfl node` ends: one line, and the exit code that stands for it.
+        print(f"error: {mistake}", file=sys.stderr)
+        sys.exit(int(exit_code(mistake)))

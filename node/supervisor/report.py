@@ -68,6 +68,7 @@ def report(record: Record, deployment: Deployment, result: dict[str, Any], folde
         f"  ledger     {snapshot.entries} entries up to epoch {snapshot.epoch}; {uploads['included']} of "
         f"{uploads['sent']} uploads"
     )
+    lines += [f"  refused    {sentence}" for sentence in snapshot.refusals]
     lines.append(f"  stall      at most {record.longest_stall:.1f} s without a new entry")
     lines += [f"  outage     {sentence}" for sentence in outages(record)]
     digests = set(result["model_digest"].values())

@@ -32,6 +32,11 @@ def result_of(record: Record, deployment: Deployment) -> dict[str, Any]:
         "entries_after_kill": record.entries_after_kill,
         "epochs": snapshot.epoch,
         "uploads": {"sent": snapshot.sent, "included": snapshot.included},
+        "refused_updates": {
+            client.name: {"count": client.refused, "reason": client.refused_reason}
+            for client in snapshot.clients
+            if client.refused
+        },
         "inclusion": {
             client.name: snapshot.inclusion.get(client.key.hex(), 0) for client in deployment.clients
         },
@@ -70,7 +75,8 @@ def judge(record: Record, requirements: Requirements) -> list[str]:
     if record.entries_after_kill == 0:
         failures.append(f"liveness: no group was opened after {killed} was killed")
     if snapshot.epoch < record.epochs and record.finished is None:
-        failures.append(f"liveness: the ledger reached epoch {snapshot.epoch}, not {record.epochs}")
+        why = f" ({'; '.join(snapshot.refusals)})" if snapshot.refusals else ""
+        failures.append(f"liveness: the ledger reached epoch {snapshot.epoch}, not {record.epochs}{why}")
     running = [replica for replica in snapshot.replicas if replica.running]
     models = {replica.certified.model if replica.certified else None for replica in running}
     if len(models) != 1 or None in models:

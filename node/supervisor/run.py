@@ -19,9 +19,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Final, Protocol
 
-from asyncfl.errors import AsyncflError, ConfigurationError, StorageError
 from node.deployment_files import DeploymentDirectory
-from node.supervisor.children import Child, ChildFailed, Children
+from node.supervisor.children import ENDINGS, Child, Children, ended
 from node.supervisor.drill import Drill
 from node.supervisor.evaluation import Evaluator
 from node.supervisor.lock import exclusive
@@ -29,8 +28,6 @@ from node.supervisor.plan import Action, Plan
 from node.supervisor.record import AccuracyPoint, Event, Record, Stage
 from node.supervisor.watch import Phase, ReplicaView, Snapshot, client_view, read_status, replica_view
 
-ENDINGS: Final[dict[int | None, type[AsyncflError]]] = {2: ConfigurationError, 3: StorageError}
-"""Exit codes of `asyncfl node` that stand for the user's mistakes."""
 POLL_SECONDS: Final = 0.2
 SETTLED_SECONDS: Final = 1.5
 """Statuses are written twice a second: agreement has to be seen for longer than that."""
@@ -148,7 +145,7 @@ class Run:
             if self.record.stage is Stage.STARTING and snapshot.sent > self.record.sent_before:
                 self._enter(Stage.TRAINING)
             self._act()
-            if snapshot.done == len(snapshot.clients):
+            if snapshot.over == len(snapshot.clients):
                 self.record.trained = self.record.seconds
                 self.record.finished = self._explain_finish(snapshot)
                 if self.record.finished is not None:
@@ -191,7 +188,7 @@ class Run:
             snapshot = self.record.snapshot
             if (
                 self.record.finished is not None
-                and snapshot.done < len(snapshot.clients)
+                and snapshot.over < len(snapshot.clients)
                 and not snapshot.finished
             ):
                 # What was on its way when training was over has shown that it was not.
@@ -245,7 +242,7 @@ class Run:
         snapshot = self._read()
         seconds = time.monotonic() - self._started
         grew = self.record.observe(seconds, snapshot)
-        progress = (snapshot.sent, snapshot.done, sum(client.epoch for client in snapshot.clients))
+        progress = (snapshot.sent, snapshot.over, sum(client.epoch for client in snapshot.clients))
         if grew or progress != self._progress:
             self._progress, self._moved = progress, seconds
         for model, accuracy in self._evaluator.collect():
@@ -342,7 +339,7 @@ class Run:
         starting = [replica.name for replica in snapshot.replicas if replica.phase is Phase.STARTING]
         if self.record.stage is Stage.STARTING and starting:
             return f"{', '.join(starting)} to start"
-        behind = [client for client in snapshot.clients if not client.done]
+        behind = [client for client in snapshot.clients if not client.over]
         slowest = min(behind, key=lambda client: client.epoch)
         reason = f", for {slowest.waiting_for}" if slowest.waiting_for else ""
         told = f"{len(behind)} clients ({slowest.name}, at epoch {slowest.epoch}{reason})"
@@ -363,16 +360,6 @@ class Run:
 
     def _say(self, text: str) -> None:
         self._view.say(self.record, text)
-
-
-def ended(child: Child) -> AsyncflError:
-    """What to raise for a process that ended by itself: the kind of error that it ended with."""
-    if child.returncode in ENDINGS:
-        words = child.last_words().rpartition("error: ")[2].strip()
-        return ENDINGS[child.returncode](f"{child.name}: {words}")
-    return ChildFailed(
-        f"{child.name} ended by itself with status {child.returncode}; the end of {child.log}:\n{child.last_words()}"
-    )
 
 
 def explain_drain(snapshot: Snapshot, *, late: bool) -> str | None:

@@ -100,10 +100,21 @@ class ClientView:
     state: str = "starting"
     epoch: int = 0
     sent: int = 0
-    done: bool = False
+    over: bool = False
+    """Whether nothing more is to come from it."""
     waiting_for: str | None = None
     bytes_in: int = 0
     bytes_out: int = 0
+    refused: int = 0
+    """Updates of its own training that it could not send."""
+    refused_epoch: int | None = None
+    refused_reason: str | None = None
+    """Of the last of them."""
+
+    @property
+    def done(self) -> bool:
+        """Whether it has sent its last upload; not where that could not be sent."""
+        return self.over and not (self.refused and self.refused_epoch == self.epoch - 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,9 +178,20 @@ class Snapshot:
         return sum(client.done for client in self.clients)
 
     @property
+    def over(self) -> int:
+        """Clients from which nothing more is to come."""
+        return sum(client.over for client in self.clients)
+
+    @property
+    def refusals(self) -> list[str]:
+        """Why clients could not send updates of their own training, by the last of each; a sentence a reason."""
+        reasons = Counter(each.refused_reason for each in self.clients if each.refused)
+        return [f"{count} of {len(self.clients)} clients: {why}" for why, count in sorted(reasons.items())]
+
+    @property
     def client_epochs(self) -> list[tuple[int, int]]:
         """How many clients that still take part are at which epoch, in order."""
-        return sorted(Counter(each.epoch for each in self.clients if each.epoch and not each.done).items())
+        return sorted(Counter(each.epoch for each in self.clients if each.epoch and not each.over).items())
 
     @property
     def evidence(self) -> tuple[Proof, ...]:
@@ -247,13 +269,17 @@ def replica_view(name: str, status: dict[str, Any], *, pid: int | None, down: Ph
 def client_view(name: str, status: dict[str, Any], *, pid: int | None) -> ClientView:
     """A client from its status; what another process than `pid` wrote says nothing about now."""
     current = status.get("pid") == pid
+    refused = (status.get("refused") if current else None) or {}
     return ClientView(
         name=name,
         state=status.get("state", "starting") if current else "starting",
         epoch=status.get("epoch", 0),
         sent=status.get("sent", 0),
-        done=current and bool(status.get("done", False)),
+        over=current and bool(status.get("done", False)),
         waiting_for=status.get("waiting_for") if current else "its process to start",
         bytes_in=status.get("bytes_in", 0),
         bytes_out=status.get("bytes_out", 0),
+        refused=refused.get("count", 0),
+        refused_epoch=refused.get("epoch"),
+        refused_reason=refused.get("reason"),
     )

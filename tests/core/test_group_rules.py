@@ -18,6 +18,7 @@ from asyncfl.group_rules import (
     likely_bad,
     make_group_rule,
     settle_rule,
+    warn_of_rule,
 )
 from asyncfl.parameters import NEED_A_REFERENCE, Parameters, RuleName
 from asyncfl.privacy.allowance import Cells
@@ -115,6 +116,26 @@ def test_a_rule_that_does_not_stand_its_bad_groups_is_refused_with_what_would_do
 def test_bad_groups_that_are_fewer_than_assumed_are_refused() -> None:
     with pytest.raises(RuleError, match="has to stand 6"):
         check_rule(parameters(rule="krum", bad_clients=0.1, bad_groups=0.05), 60)
+
+
+def test_the_mean_is_refused_where_malicious_clients_are_assumed_with_rules_that_would_do() -> None:
+    with pytest.raises(RuleError, match="mean stands no bad group") as caught:
+        check_rule(settle_rule(parameters(bad_clients=0.1), 60), 60)
+    named = str(caught.value).split("take --rule ")[1].split(" or ")
+    assert {"median", "multi_krum"} <= set(named)
+    for rule in named:
+        check_rule(settle_rule(parameters(rule=rule, bad_clients=0.1), 60), 60)
+    assert "bulyan" not in named
+    with pytest.raises(RuleError, match=r"no rule stands them as it is; for the median: .* cell_size=1"):
+        check_rule(parameters(8, bad_clients=0.3), 8)
+    check_rule(parameters(), 60)
+
+
+def test_a_rule_that_stands_no_bad_group_of_so_few_is_told() -> None:
+    few = settle_rule(parameters(4, rule="krum"), 4)
+    assert "krum stands no bad group of 3 (n >= 2f + 3)" in str(warn_of_rule(few, 4))
+    for rule, clients in (("median", 4), ("krum", 60), ("mean", 4)):
+        assert warn_of_rule(settle_rule(parameters(clients, rule=rule), clients), clients) is None
 
 
 def test_fewer_cells_than_coordinators_give_groups_of_several_rows() -> None:

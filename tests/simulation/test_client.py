@@ -5,7 +5,9 @@ from typing import Any
 
 import pytest
 
+from asyncfl.client.uploading import TRAIN
 from asyncfl.effects import Persist, Send, Table
+from asyncfl.errors import UpdateError
 from asyncfl.messages import (
     Certificate,
     Ready,
@@ -247,3 +249,13 @@ def test_without_limited_tasks_nobody_believes_in_a_queue() -> None:
     asked = queue_for(bench, 60, queue=10**6)
     assert bench.client.context.coordinator != asked
     assert bench.now < 5
+
+
+def test_a_client_whose_training_diverged_says_so_and_is_not_told_as_having_taken_part() -> None:
+    bench = Bench(last_epoch=1)
+    assert bench.client.status(0.0)["refused"] is None
+    bench.take(bench.client.compute_failed((TRAIN, 1), UpdateError("training diverged"), 0.0))
+    status = bench.client.status(0.0)
+    assert status["refused"] == {"count": 1, "epoch": 1, "reason": "training diverged"}
+    assert status["state"] == "resting"
+    assert status["waiting_for"].endswith("not sent: 1, because training diverged")

@@ -15,9 +15,9 @@ import psutil
 import pytest
 
 from asyncfl.errors import ConfigurationError, StorageError
-from node.supervisor.children import Child, ChildFailed, Children
+from node.supervisor.children import Child, ChildFailed, Children, ended
 from node.supervisor.lock import exclusive
-from node.supervisor.run import ended, shares
+from node.supervisor.run import shares
 
 WAITS = "import time\nprint('here', flush=True)\ntime.sleep(600)"
 ENDS_WITH_PARENT = f"from node.parent import end_with_parent\nend_with_parent(grace=1.0)\n{WAITS}"

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from asyncfl.digest import content_digest
+from asyncfl.errors import ConfigurationError
+from node.deployment_creation import NewDeployment, create_deployment
 from node.deployment_files import DeploymentDirectory
 from node.supervisor.children import ChildFailed
 from node.supervisor.evaluation import Evaluator, find_blobs
@@ -80,13 +85,28 @@ def test_models_are_evaluated_saved_and_compared(
     assert evaluator.accuracy(model) == accuracy
 
 
-def test_an_evaluator_that_ends_is_noticed_with_its_last_words(copied: DeploymentDirectory) -> None:
-    (copied.root / "deployment.toml").write_text("broken =")
-    evaluator = Evaluator(copied)
-    evaluator.start()
-    with pytest.raises(ChildFailed, match=r"(?s)evaluator has ended by itself.*deployment\.toml"):
+def test_an_evaluator_that_is_killed_is_noticed(evaluator: Evaluator, copied: DeploymentDirectory) -> None:
+    assert evaluator.pid is not None
+    os.kill(evaluator.pid, signal.SIGKILL)
+    with pytest.raises(ChildFailed, match="evaluator ended by itself with status -9"):
         evaluator.accuracy(stored(copied, b"1234"))
+
+
+def test_a_task_that_cannot_be_loaded_is_the_users_mistake_told_in_one_line(
+    tmp_path: Path,
+) -> None:
+    archive = tmp_path / "im.npz"
+    images, labels = np.zeros((40, 8, 8), np.uint8), np.arange(40) % 2
+    np.savez(archive, x_train=images, y_train=labels, x_test=images, y_test=labels)
+    made = create_deployment(tmp_path / "run", NewDeployment(clients=4, task=f"npz:{archive}"))
+    archive.unlink()
+    evaluator = Evaluator(made)
+    evaluator.start()
+    with pytest.raises(ConfigurationError) as caught:
+        evaluator.accuracy(stored(made, b"1234"))
     evaluator.kill()
+    assert str(caught.value).startswith(f"evaluator: {archive}: ")
+    assert "\n" not in str(caught.value)
 
 
 def test_the_evaluator_ends_when_its_standard_input_ends(evaluator: Evaluator) -> None:

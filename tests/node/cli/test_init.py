@@ -226,3 +226,10 @@ def test_a_file_in_place_of_a_deployments_directory_is_named_as_such(
     outcome = asyncfl("status", path)
     assert outcome.code == 2
     assert "status.json is a file; name the directory" in outcome.stderr
+
+
+def test_a_delta_without_a_budget_is_refused(asyncfl: Program, tmp_path: Path) -> None:
+    refused = asyncfl("init", tmp_path / "run", "--delta", "1e-6")
+    assert refused.code == 2
+    assert "--delta is part of the budget that --epsilon sets" in " ".join(refused.stderr.split())
+    assert not (tmp_path / "run").exists()

@@ -17,7 +17,7 @@ from node.supervisor.plot import draw
 from node.supervisor.record import Record, Stage
 from node.supervisor.report import clock, report, size
 from node.supervisor.result import Requirements, judge, result_of
-from node.supervisor.watch import Phase
+from node.supervisor.watch import ClientView, Phase
 
 from .samples import MODEL, VERSION, record, replica, snapshot
 
@@ -152,6 +152,24 @@ def test_report_says_what_happened_and_failures_first(made: DeploymentDirectory,
     ran.failures = ["liveness: something"]
     text = report(ran, made.deployment, result_of(ran, made.deployment), tmp_path)
     assert text.splitlines()[:2] == [f"{made.deployment.name}: FAILED", "  failed     liveness: something"]
+
+
+def test_updates_that_clients_could_not_send_are_told_with_their_reason(
+    made: DeploymentDirectory, tmp_path: Path
+) -> None:
+    ran = record()
+    reason = "the update holds NaN or infinities: training diverged; lower the learning rate"
+    clients = tuple(
+        ClientView(f"client-{i}", "resting", 3, over=True, refused=2, refused_epoch=2, refused_reason=reason)
+        for i in range(4)
+    )
+    ran.snapshot = snapshot(*(replica(f"replica-{i}", epoch=0) for i in range(4)), clients=clients)
+    told = f"4 of 4 clients: {reason}"
+    assert f"liveness: the ledger reached epoch 0, not 3 ({told})" in judge(ran, Requirements())
+    result = result_of(ran, made.deployment)
+    assert result["refused_updates"] == {f"client-{i}": {"count": 2, "reason": reason} for i in range(4)}
+    assert f"  refused    {told}\n" in report(ran, made.deployment, result, tmp_path)
+    assert "0 of 4 clients done" in progress_line(ran)
 
 
 def test_picture_is_drawn_for_any_run(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -62,6 +63,25 @@ def test_a_rule_that_does_not_hold_is_refused_before_anything_is_written(
     assert refused.code == 2
     assert "many small cells for each coordinator give more groups" in " ".join(refused.stderr.split())
     assert not root.exists()
+
+
+def test_the_mean_with_bad_clients_is_refused_and_a_rule_that_stands_none_is_told(
+    asyncfl: Program, tmp_path: Path
+) -> None:
+    refused = asyncfl("init", tmp_path / "run", "--clients", 8, "--bad-clients", "0.3")
+    assert refused.code == 2
+    assert "rule mean stands no bad group" in " ".join(refused.stderr.split())
+    assert not (tmp_path / "run").exists()
+    told = asyncfl("init", tmp_path / "run", "--clients", 4, "--rule", "krum")
+    assert told.code == 0
+    assert "warning: rule krum stands no bad group of 3" in " ".join(told.stderr.split())
+
+
+def test_the_readmes_robust_rule_is_accepted(asyncfl: Program, tmp_path: Path) -> None:
+    readme = (Path(__file__).parents[3] / "README.md").read_text()
+    (example,) = re.findall(r"`asyncfl init DIR ([^`]*--rule[^`]*)`", readme)
+    made = asyncfl("init", tmp_path / "run", *example.split())
+    assert made.code == 0, made.stderr
 
 
 def test_rule_options_survive_the_file_and_nobody_changes_them_there(tmp_path: Path) -> None:

@@ -77,6 +77,19 @@ def test_a_client_is_not_done_because_it_was_in_an_earlier_run() -> None:
     assert view.waiting_for == "its process to start"
 
 
+def test_a_client_whose_last_update_was_refused_is_over_but_not_done() -> None:
+    refused = {"count": 2, "epoch": 2, "reason": "training diverged"}
+    status = {"pid": 42, "state": "resting", "done": True, "epoch": 3, "refused": refused}
+    view = client_view("client-0", status, pid=42)
+    assert (view.over, view.done, view.refused) == (True, False, 2)
+    assert client_view("client-0", {**status, "epoch": 5}, pid=42).done
+    assert not client_view("client-0", status, pid=43).refused
+    clients = (view, client_view("client-1", {"pid": 42, "done": True, "epoch": 3}, pid=42))
+    seen = snapshot(clients=clients)
+    assert (seen.over, seen.done) == (2, 1)
+    assert seen.refusals == ["1 of 2 clients: training diverged"]
+
+
 @pytest.mark.parametrize("content", [None, b"", b"{", b"[1]", b"\xff"])
 def test_a_status_that_is_absent_or_broken_counts_as_none(
     copied: DeploymentDirectory, content: bytes | None
