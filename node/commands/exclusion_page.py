@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
 from rich.table import Table
 
-from node.commands.common import output
+from asyncfl.errors import StorageError
+from node.commands.common import output, show_left_aside, write_json
 from node.commands.roster_page import listed
 
 if TYPE_CHECKING:
     from asyncfl.deployment import Deployment
+    from node.deployment_files import DeploymentDirectory
     from node.rollback import Cost, Known
 
 
@@ -88,6 +91,34 @@ def show_history(exclusions: list[dict[str, Any]]) -> None:
     newest = next(each for each in reversed(exclusions) if each["state"] != "does not count")
     output.print(f"left out now: [bold]{describe_content(newest) or 'nothing'}[/]", soft_wrap=True)
     show_lacking(exclusions)
+
+
+def list_exclusions(root: Path, *, json: bool) -> None:
+    """What the file and the replicas' states here say. No key is needed, and nobody is called."""
+    from node.audit_report import describe_exclusions, load
+    from node.deployment_files import DeploymentDirectory
+    from node.exclusion_file import read_exclusions
+
+    files = DeploymentDirectory.load(root)
+    signed = read_exclusions(root, files.deployment)
+    report = load(files, states_here(files))
+    for audit in report.audits.values():
+        audit.read()
+    told = describe_exclusions(report, signed)
+    if report.unread and not told:
+        raise StorageError("; ".join(report.unread.values()))
+    show_left_aside(report.unread.values())
+    if json:
+        write_json({"exclusions": told}, Path("-"))
+    else:
+        show_history(told)
+
+
+def states_here(files: DeploymentDirectory) -> list[str]:
+    """The replicas that keep a state on this machine."""
+    from node.evidence_files import keeps_state
+
+    return [entry.name for entry in files.deployment.replicas if keeps_state(files, entry.name)]
 
 
 def announce(said: dict[str, Any], cost: Cost, known: Known, deployment: Deployment) -> None:

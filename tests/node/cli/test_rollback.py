@@ -16,14 +16,14 @@ from typer.testing import CliRunner, Result
 
 from asyncfl.effects import Put, Table
 from asyncfl.errors import ConfigurationError
-from asyncfl.exclusions import Exclusion, Exclusions
+from asyncfl.exclusions import Exclusion, Exclusions, put_exclusion
 from asyncfl.messages import ExclusionStatement
 from node import operator_calls
 from node.audit_report import load
 from node.cli import app
 from node.deployment_creation import NewDeployment, create_deployment
 from node.enrolment import open_as_operator
-from node.exclusion_file import read_exclusions, write_exclusions
+from node.exclusion_file import EXCLUSIONS_FILE, read_exclusions, write_exclusions
 from node.exclusion_history import Content
 from node.rollback import Known, Wish, compute_cost, compute_under_way, plan, sign
 from tests.node.ledgers import GROUPS, MadeLedger
@@ -230,6 +230,11 @@ class Operator:
     def client(self, name: str) -> bytes:
         return self.files.deployment.client(name).key
 
+    def reach(self, made: MadeLedger, *, replicas: int = 4) -> None:
+        """What is signed comes to these replicas' states, as if they had run."""
+        for index in range(replicas):
+            made.write(index, [put_exclusion(statement) for statement in self.held.held])
+
 
 def test_taking_back_walks_back_through_all_exclusions(made: MadeLedger) -> None:
     """Never to and fro between the last two: what was taken back is passed by."""
@@ -382,3 +387,31 @@ def test_the_command_signs_once_and_says_that_nobody_has_it(
     assert run("rollback", root, "--undo", "--to", "newest").exit_code == 2
     (root / "operator.key").unlink()
     assert run("rollback", root, "--undo", "--yes").exit_code == 2
+
+
+@pytest.mark.parametrize("left", [0, 1])
+def test_what_the_states_here_have_is_known_where_the_file_is_lost_or_old(
+    made: MadeLedger, monkeypatch: pytest.MonkeyPatch, left: int
+) -> None:
+    """No replica runs: a number that one has on disk is not signed again."""
+    monkeypatch.setattr(operator_calls, "PAUSE_SECONDS", 0.01)
+    root, operator = made.files.root, Operator(made)
+    path = root / EXCLUSIONS_FILE
+    operator.sign(clients=["client-3"])
+    old = path.read_bytes()
+    operator.sign(clients=["client-7"])
+    operator.reach(made, replicas=1)
+    path.unlink()
+    if left:
+        path.write_bytes(old)
+    done = run("rollback", root, "--exclude-client", "client-5", "--yes", "--json")
+    facts = json.loads(done.stdout)
+    assert (facts["number"], facts["taken_over"]) == (3, [1, 2][left:])
+    assert facts["clients"] == ["client-3", "client-5", "client-7"]
+    assert "of the replicas' states here" in done.stderr
+    path.unlink()
+    taken_back = run("rollback", root, "--undo", "--yes", "--json")
+    assert json.loads(taken_back.stdout)["clients"] == ["client-3"], "3 came to nobody"
+    path.unlink()
+    again = run("rollback", root, "--resend", "--json")
+    assert json.loads(again.stdout)["number"] == 2
