@@ -55,6 +55,8 @@ def _state(said: dict[str, Any]) -> str:
             return "[yellow]partly in force[/]"
         case "taken back":
             return f"[dim]taken back by exclusion {said['taken_back_by']}[/]"
+        case "signed":
+            return f"[yellow]signed, 0 of {len(said['lacking'])} replicas here have it[/]"
         case "does not count":
             return "[red]signed as well under this number: does not count[/]"
     return ""
@@ -63,7 +65,7 @@ def _state(said: dict[str, Any]) -> str:
 def show_lacking(exclusions: list[dict[str, Any]]) -> None:
     """Which replicas' states here lack the newest statement."""
     newest = next((each for each in reversed(exclusions) if each["state"] != "does not count"), None)
-    if newest is not None and newest["lacking"]:
+    if newest is not None and newest["lacking"] and newest["state"] != "signed":
         output.print(
             f"  [yellow]{escape(listed(newest['lacking']))} had not heard of exclusion {newest['number']}[/] when this "
             "was read; a replica takes it from the others when it runs",
@@ -71,9 +73,10 @@ def show_lacking(exclusions: list[dict[str, Any]]) -> None:
         )
 
 
-def show_history(exclusions: list[dict[str, Any]]) -> None:
-    """All statements, and what is left out now."""
+def show_history(exclusions: list[dict[str, Any]], root: Path, *, with_states: bool) -> None:
+    """All statements, and what is left out now; `with_states`: as far as the replicas' states here tell."""
     from node.audit_report import told_time
+    from node.exclusion_report import explain_unsent
 
     if not exclusions:
         output.print("nothing was ever left out")
@@ -89,15 +92,27 @@ def show_history(exclusions: list[dict[str, Any]]) -> None:
         table.add_row(str(said["number"]), time, describe_change(said), _state(said))
     output.print(table)
     newest = next(each for each in reversed(exclusions) if each["state"] != "does not count")
-    output.print(f"left out now: [bold]{describe_content(newest) or 'nothing'}[/]", soft_wrap=True)
+    heard = [each for each in exclusions if each["state"] not in {"does not count", "signed"}]
+    now = describe_content(heard[-1]) if heard else ""
+    output.print(f"left out now: [bold]{now or 'nothing'}[/]", soft_wrap=True)
+    if newest["state"] == "signed":
+        unsent = explain_unsent(newest["number"], len(newest["lacking"]), root)
+        output.print(f"[yellow]{escape(unsent)}[/]", soft_wrap=True)
+    elif not with_states:
+        output.print(
+            f"[dim]no replica's state is here: whether they have it, asyncfl rollback {escape(str(root))} --resend "
+            "says[/]",
+            soft_wrap=True,
+        )
     show_lacking(exclusions)
 
 
 def list_exclusions(root: Path, *, json: bool) -> None:
     """What the file and the replicas' states here say. No key is needed, and nobody is called."""
-    from node.audit_report import describe_exclusions, load
+    from node.audit_report import load
     from node.deployment_files import DeploymentDirectory
     from node.exclusion_file import read_exclusions
+    from node.exclusion_report import describe_exclusions
 
     files = DeploymentDirectory.load(root)
     signed = read_exclusions(root, files.deployment)
@@ -111,7 +126,7 @@ def list_exclusions(root: Path, *, json: bool) -> None:
     if json:
         write_json({"exclusions": told}, Path("-"))
     else:
-        show_history(told)
+        show_history(told, root, with_states=bool(report.audits))
 
 
 def states_here(files: DeploymentDirectory) -> list[str]:
