@@ -38,12 +38,14 @@ def describe_change(said: dict[str, Any]) -> str:
 
 def describe_content(said: dict[str, Any]) -> str:
     """Entries, clients and epochs in words; empty where there is none."""
-    count = len(said["entries"])
+    return describe_parts(len(said["entries"]), said["clients"], said["spans"])
+
+
+def describe_parts(count: int, clients: list[str], spans: list[list[int]]) -> str:
+    """So many entries, clients by name, and first and last epochs, in words."""
     parts = [f"{count} entries" if count != 1 else "1 entry"] if count else []
-    parts += [escape(listed(said["clients"]))] if said["clients"] else []
-    parts += [
-        f"epochs {first} to {last}" if first != last else f"epoch {first}" for first, last in said["spans"]
-    ]
+    parts += [escape(listed(clients))] if clients else []
+    parts += [f"epochs {first} to {last}" if first != last else f"epoch {first}" for first, last in spans]
     return ", ".join(parts)
 
 

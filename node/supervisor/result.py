@@ -31,7 +31,7 @@ def result_of(record: Record, deployment: Deployment) -> dict[str, Any]:
         "entries": snapshot.entries,
         "entries_after_kill": record.entries_after_kill,
         "epochs": snapshot.epoch,
-        "uploads": {"sent": snapshot.sent, "included": snapshot.included},
+        "uploads": {"sent": snapshot.sent, "included": snapshot.included, "counted": snapshot.counted},
         "inclusion": {
             client.name: snapshot.inclusion.get(client.key.hex(), 0) for client in deployment.clients
         },
