@@ -20,8 +20,8 @@ from asyncfl.rosters import Rosters
 from asyncfl.windows import Judgement
 from node.deployment_files import DeploymentDirectory
 from node.evidence_files import read_evidence
-from node.exclusion_file import Signed
-from node.exclusion_history import describe_history
+from node.exclusion_file import EXCLUSIONS_FILE
+from node.exclusion_report import describe_exclusions, find_unsent
 from node.ledger_copy import StateBlobs, read_replica
 
 ALL_TOGETHER: Final = "all together"
@@ -127,6 +127,8 @@ def check(report: Report, say: Callable[[str], None]) -> None:
         report.remark(name, audit.remarks)
     report.add(ALL_TOGETHER, find_differences(report.audits))
     _check_locks(report)
+    if (unsent := find_unsent(report)) is not None:
+        report.remark(EXCLUSIONS_FILE, [unsent])
     pieces, _ = read_evidence(report.files, list(report.audits))
     for piece in pieces:
         if piece.objection is not None and piece.judged:
@@ -347,40 +349,6 @@ def _describe_version(version: Version, report: Report) -> dict[str, Any]:
         "certified_by": [],
         "held_by": [],
     }
-
-
-def describe_exclusions(report: Report, signed: Signed | None = None) -> list[dict[str, Any]]:
-    """The operator's statements, all that any state holds or that the operator has `signed` here.
-
-    With each goes which of the states lack it.
-    """
-    exclusions = report.exclusions()
-    for statement in () if signed is None else signed.exclusions.statements(0):
-        exclusions.add(statement)
-    told = describe_history(
-        exclusions,
-        report.files.deployment.names,
-        signed={} if signed is None else signed.times,
-        certified=_certified_times(report),
-    )
-    held = {
-        name: {statement.body().hex() for statement in audit.exclusions.held}
-        for name, audit in report.audits.items()
-    }
-    for each in told:
-        counts = each["state"] != "does not count"
-        each["lacking"] = [name for name in held if counts and each["digest"] not in held[name]]
-    return told
-
-
-def _certified_times(report: Report) -> dict[bytes, float]:
-    """By digest of an exclusion: when the first version under it was certified."""
-    times: dict[bytes, float] = {}
-    for audit in report.audits.values():
-        for version in audit.versions:
-            record = version.record
-            times[record.exclusion] = min(record.at, times.get(record.exclusion, record.at))
-    return times
 
 
 def _rosters(rosters: Rosters, names: Mapping[bytes, str]) -> list[dict[str, Any]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Final
 
+from asyncfl.exclusions import Exclusion
 from asyncfl.statistics import RowStatistics
 
 if TYPE_CHECKING:
@@ -37,7 +38,10 @@ def describe(replica: Replica) -> dict[str, Any]:
             "entries": latest.entries,
             "model": latest.model.hex(),
             "statement": latest.exclusion.number,
+            "counted": ledger.counted(latest.head).entries if latest.exclusion == ledger.exclusion else None,
         },
+        "counted": {"entries": ledger.counted_head.entries, "uploads": ledger.counted_head.memberships},
+        "left_out": describe_exclusion(ledger.exclusion),
         "rows": {str(epoch): members for epoch, members in sorted(ledger.row_members.items())},
         "accuracy": describe_accuracy(() if latest is None else latest.statistics),
         "inclusion": {client.hex(): count for client, count in sorted(ledger.counts.items())},
@@ -57,6 +61,15 @@ def describe(replica: Replica) -> dict[str, Any]:
         "finished": replica.models.finished,
         "evidence": context.docket.status(),
         "stall": explain_stall(replica),
+    }
+
+
+def describe_exclusion(exclusion: Exclusion) -> dict[str, Any]:
+    """What an exclusion names: how many entries, clients by key, first and last epochs."""
+    return {
+        "entries": len(exclusion.entries),
+        "clients": sorted(client.hex() for client in exclusion.clients),
+        "spans": [[first, last] for first, last in exclusion.spans],
     }
 
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
 from rich.table import Table
 
-from node.commands.common import output
+from asyncfl.errors import StorageError
+from node.commands.common import output, show_left_aside, write_json
 from node.commands.roster_page import listed
 
 if TYPE_CHECKING:
     from asyncfl.deployment import Deployment
+    from node.deployment_files import DeploymentDirectory
     from node.rollback import Cost, Known
 
 
@@ -35,12 +38,14 @@ def describe_change(said: dict[str, Any]) -> str:
 
 def describe_content(said: dict[str, Any]) -> str:
     """Entries, clients and epochs in words; empty where there is none."""
-    count = len(said["entries"])
+    return describe_parts(len(said["entries"]), said["clients"], said["spans"])
+
+
+def describe_parts(count: int, clients: list[str], spans: list[list[int]]) -> str:
+    """So many entries, clients by name, and first and last epochs, in words."""
     parts = [f"{count} entries" if count != 1 else "1 entry"] if count else []
-    parts += [escape(listed(said["clients"]))] if said["clients"] else []
-    parts += [
-        f"epochs {first} to {last}" if first != last else f"epoch {first}" for first, last in said["spans"]
-    ]
+    parts += [escape(listed(clients))] if clients else []
+    parts += [f"epochs {first} to {last}" if first != last else f"epoch {first}" for first, last in spans]
     return ", ".join(parts)
 
 
@@ -52,6 +57,8 @@ def _state(said: dict[str, Any]) -> str:
             return "[yellow]partly in force[/]"
         case "taken back":
             return f"[dim]taken back by exclusion {said['taken_back_by']}[/]"
+        case "signed":
+            return f"[yellow]signed, 0 of {len(said['lacking'])} replicas here have it[/]"
         case "does not count":
             return "[red]signed as well under this number: does not count[/]"
     return ""
@@ -60,7 +67,7 @@ def _state(said: dict[str, Any]) -> str:
 def show_lacking(exclusions: list[dict[str, Any]]) -> None:
     """Which replicas' states here lack the newest statement."""
     newest = next((each for each in reversed(exclusions) if each["state"] != "does not count"), None)
-    if newest is not None and newest["lacking"]:
+    if newest is not None and newest["lacking"] and newest["state"] != "signed":
         output.print(
             f"  [yellow]{escape(listed(newest['lacking']))} had not heard of exclusion {newest['number']}[/] when this "
             "was read; a replica takes it from the others when it runs",
@@ -68,9 +75,10 @@ def show_lacking(exclusions: list[dict[str, Any]]) -> None:
         )
 
 
-def show_history(exclusions: list[dict[str, Any]]) -> None:
-    """All statements, and what is left out now."""
+def show_history(exclusions: list[dict[str, Any]], root: Path, *, with_states: bool) -> None:
+    """All statements, and what is left out now; `with_states`: as far as the replicas' states here tell."""
     from node.audit_report import told_time
+    from node.exclusion_report import explain_unsent
 
     if not exclusions:
         output.print("nothing was ever left out")
@@ -86,8 +94,48 @@ def show_history(exclusions: list[dict[str, Any]]) -> None:
         table.add_row(str(said["number"]), time, describe_change(said), _state(said))
     output.print(table)
     newest = next(each for each in reversed(exclusions) if each["state"] != "does not count")
-    output.print(f"left out now: [bold]{describe_content(newest) or 'nothing'}[/]", soft_wrap=True)
+    heard = [each for each in exclusions if each["state"] not in {"does not count", "signed"}]
+    now = describe_content(heard[-1]) if heard else ""
+    output.print(f"left out now: [bold]{now or 'nothing'}[/]", soft_wrap=True)
+    if newest["state"] == "signed":
+        unsent = explain_unsent(newest["number"], len(newest["lacking"]), root)
+        output.print(f"[yellow]{escape(unsent)}[/]", soft_wrap=True)
+    elif not with_states:
+        output.print(
+            f"[dim]no replica's state is here: whether they have it, asyncfl rollback {escape(str(root))} --resend "
+            "says[/]",
+            soft_wrap=True,
+        )
     show_lacking(exclusions)
+
+
+def list_exclusions(root: Path, *, json: bool) -> None:
+    """What the file and the replicas' states here say. No key is needed, and nobody is called."""
+    from node.audit_report import load
+    from node.deployment_files import DeploymentDirectory
+    from node.exclusion_file import read_exclusions
+    from node.exclusion_report import describe_exclusions
+
+    files = DeploymentDirectory.load(root)
+    signed = read_exclusions(root, files.deployment)
+    report = load(files, states_here(files))
+    for audit in report.audits.values():
+        audit.read()
+    told = describe_exclusions(report, signed)
+    if report.unread and not told:
+        raise StorageError("; ".join(report.unread.values()))
+    show_left_aside(report.unread.values())
+    if json:
+        write_json({"exclusions": told}, Path("-"))
+    else:
+        show_history(told, root, with_states=bool(report.audits))
+
+
+def states_here(files: DeploymentDirectory) -> list[str]:
+    """The replicas that keep a state on this machine."""
+    from node.evidence_files import keeps_state
+
+    return [entry.name for entry in files.deployment.replicas if keeps_state(files, entry.name)]
 
 
 def announce(said: dict[str, Any], cost: Cost, known: Known, deployment: Deployment) -> None:

@@ -118,7 +118,8 @@ def export(
 
 def _told(certified: Certified) -> str:
     under = f" under exclusion {certified.statement}" if certified.statement else ""
-    return f"{certified.entries} entries{under}"
+    part = certified.counted not in {None, certified.entries}
+    return f"{f'{certified.counted} of ' if part else ''}{certified.entries} entries{under}"
 
 
 def _export_best(files: DeploymentDirectory, file: Path, rows: int | None, *, json: bool) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 from rich.markup import escape
 
-from asyncfl.errors import ConfigurationError, InvalidItem, StorageError
+from asyncfl.errors import ConfigurationError, InvalidItem
 from node.commands.common import (
     Directory,
     ExitCode,
@@ -23,7 +23,13 @@ from node.commands.common import (
     write_json,
 )
 from node.commands.enroll import Wait, Yes
-from node.commands.exclusion_page import announce, describe_change, show_history, warn_of_return
+from node.commands.exclusion_page import (
+    announce,
+    describe_change,
+    list_exclusions,
+    states_here,
+    warn_of_return,
+)
 from node.commands.roster_page import fail_for_want_of_replicas, show_replicas, waiting
 
 if TYPE_CHECKING:
@@ -32,6 +38,7 @@ if TYPE_CHECKING:
     from asyncfl.ledger import Ledger
     from asyncfl.messages import ExclusionStatement
     from asyncfl.record import Version
+    from node.audit_report import Report
     from node.deployment_files import DeploymentDirectory
     from node.exclusion_file import Signed
     from node.operator_calls import Call
@@ -122,40 +129,13 @@ def rollback(
             "--include-client), or --undo, or --list, or --resend: one of the four"
         )
     if history:
-        _list(directory, json=json)
+        list_exclusions(directory, json=json)
         return
     command = _Rollback.open(directory, Manner(wait, yes, json))
     if send_again:
         command.resend()
     else:
         command.run(wish)
-
-
-def _list(root: Path, *, json: bool) -> None:
-    """What the file and the replicas' states here say. No key is needed, and nobody is called."""
-    from node.audit_report import describe_exclusions, load
-    from node.deployment_files import DeploymentDirectory
-    from node.exclusion_file import read_exclusions
-
-    files = DeploymentDirectory.load(root)
-    signed = read_exclusions(root, files.deployment)
-    report = load(files, _states_here(files))
-    for audit in report.audits.values():
-        audit.read()
-    told = describe_exclusions(report, signed)
-    if report.unread and not told:
-        raise StorageError("; ".join(report.unread.values()))
-    show_left_aside(report.unread.values())
-    if json:
-        write_json({"exclusions": told}, Path("-"))
-    else:
-        show_history(told)
-
-
-def _states_here(files: DeploymentDirectory) -> list[str]:
-    from node.evidence_files import keeps_state
-
-    return [entry.name for entry in files.deployment.replicas if keeps_state(files, entry.name)]
 
 
 @dataclass(slots=True)
@@ -165,7 +145,7 @@ class _Rollback:
     manner: Manner
     signed: Signed
     taken_over: list[int] = field(default_factory=list)
-    """Numbers of statements that replicas have and the file had not."""
+    """Numbers of statements that replicas, or their states here, have and the file had not."""
 
     @classmethod
     def open(cls, root: Path, manner: Manner) -> _Rollback:
@@ -183,6 +163,7 @@ class _Rollback:
         from node.enrolment import operator_at_work
 
         with operator_at_work(self.files.root):
+            self._load()
             calls = self._call()
             if not self.held.held:
                 raise ConfigurationError("no exclusion was ever signed: there is nothing to send")
@@ -236,11 +217,9 @@ class _Rollback:
         """All entries and versions of the replicas' states on this machine."""
         from asyncfl.errors import LocalProtocolError
         from asyncfl.ledger import Ledger
-        from node.audit_report import load
 
         ledger = Ledger(self.files.deployment.digest)
-        versions, report = [], load(self.files, _states_here(self.files))
-        show_left_aside(report.unread.values())
+        versions, report = [], self._load()
         for name, audit in report.audits.items():
             audit.read()
             versions += audit.versions
@@ -255,6 +234,16 @@ class _Rollback:
                     )
                     break
         return ledger, versions
+
+    def _load(self) -> Report:
+        """The states here, once what they have that the file lacks is taken over: no number is signed again."""
+        from node.audit_report import load
+
+        report = load(self.files, states_here(self.files))
+        show_left_aside(report.unread.values())
+        found = report.exclusions()
+        self._take_over((*found.held, *found.doubles.values()), "the replicas' states here")
+        return report
 
     def _known(self, states: tuple[Ledger, list[Version]], calls: Calls) -> Known:
         """What is on this machine, and how far the replicas say they are: they must have been asked later."""
@@ -278,7 +267,6 @@ class _Rollback:
 
     def _call(self) -> Calls:
         """Give the replicas what they lack, and take over what they have that was signed elsewhere."""
-        from node.exclusion_file import write_exclusions
         from node.operator_calls import EXCLUSIONS, Caller
 
         held, highest = self.held, self.held.highest
@@ -289,7 +277,14 @@ class _Rollback:
                 held.statements(0), after=max(0, highest - 1), deadline=self.manner.wait, say=say
             )
         found = [statement for call in calls.values() if call.answer for statement in call.answer.seen]
-        new = []
+        self._take_over(found, "the replicas")
+        return calls
+
+    def _take_over(self, found: Iterable[ExclusionStatement], whose: str) -> None:
+        """Into the file, where it lacks any; what does not fit is left aside."""
+        from node.exclusion_file import write_exclusions
+
+        held, new = self.held, []
         for statement in sorted(found, key=lambda statement: statement.number):
             try:
                 if held.add(statement):
@@ -301,14 +296,13 @@ class _Rollback:
             self.taken_over += [statement.number for statement in new]
             numbers = ", ".join(str(statement.number) for statement in new)
             messages.print(
-                f"[yellow]exclusion {numbers} of the replicas was not in {escape(str(self.files.root))}/exclusions.json"
+                f"[yellow]exclusion {numbers} of {whose} was not in {escape(str(self.files.root))}/exclusions.json"
                 "[/]: signed elsewhere with this key; taken over",
                 soft_wrap=True,
             )
             for statement in new:
                 if statement.number in held.doubles:
                     self._tell_of_two(statement.number)
-        return calls
 
     def _tell_of_two(self, number: int) -> None:
         held = self.held

@@ -14,7 +14,9 @@ from rich.table import Table
 
 from asyncfl.privacy.collusion import Collusion
 from node.commands.common import Directory, JsonFlag, output, write_json
+from node.commands.exclusion_page import describe_parts
 from node.deployment_files import DeploymentDirectory
+from node.exclusion_report import find_unsent_by_status
 from node.supervisor.own_accuracy import describe_own_accuracy
 from node.supervisor.report import size
 from node.supervisor.watch import read_status, why_no_status
@@ -63,6 +65,8 @@ def status(*, directory: Directory, json: JsonFlag = False) -> None:
     output.print(_replicas(facts["replicas"]))
     output.print(_clients(facts["clients"], several=bool(deployment.rosters)))
     furthest = max(facts["replicas"].values(), key=lambda said: said.get("entries", 0))
+    for line in _exclusion(files, facts["replicas"]):
+        output.print(line, soft_wrap=True)
     told = describe_own_accuracy(furthest.get("accuracy") or {})
     if told is not None:
         output.print(f"accuracy {told}", soft_wrap=True)
@@ -87,6 +91,25 @@ def status(*, directory: Directory, json: JsonFlag = False) -> None:
             f"  silent at every replica: [bold]asyncfl retire {escape(files.quoted)} {escape(' '.join(gone))}[/]",
             soft_wrap=True,
         )
+
+
+def _exclusion(files: DeploymentDirectory, replicas: dict[str, dict[str, Any]]) -> list[str]:
+    """What is left out, and how much counts, as the replica tells that is furthest; what none of them has."""
+    lines = []
+    told = [said for said in replicas.values() if not said.get("misbehaving") and "exclusion" in said]
+    furthest = max(told, key=lambda said: (said["exclusion"], said.get("entries", 0)), default={})
+    if (number := furthest.get("exclusion", 0)) and "left_out" in furthest:
+        names = {key.hex(): name for key, name in files.deployment.names.items()}
+        out, counted = furthest["left_out"], furthest["counted"]["uploads"]
+        clients = sorted(names.get(key, key) for key in out["clients"])
+        what = describe_parts(out["entries"], clients, out["spans"]) or "nothing"
+        have = sum(said["exclusion"] >= number for said in told)
+        known = "in force" if have == len(told) else f"known to {have} of {len(told)} replicas here"
+        uploads = sum(furthest["inclusion"].values())
+        lines.append(f"exclusion {number} {known}: {what} left out; {counted} of {uploads} uploads count")
+    if (unsent := find_unsent_by_status(files)) is not None:
+        lines.append(f"[yellow]{escape(unsent)}[/]")
+    return lines
 
 
 def _proven(files: DeploymentDirectory, facts: dict[str, Any]) -> list[str]:

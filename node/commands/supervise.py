@@ -41,6 +41,7 @@ def supervise(
     json: Path | None = None,
 ) -> None:
     """Run the deployment and write DIR/result; ends the program with code 1 when a check failed."""
+    _warn_of_unsent(files)
     record = watched_run(
         files,
         epochs=epochs,
@@ -50,8 +51,16 @@ def supervise(
         requirements=requirements,
     )
     write_results(files, record, json=json)
+    _warn_of_unsent(files)
     if record.failures:
         raise typer.Exit(int(ExitCode.FAILED))
+
+
+def _warn_of_unsent(files: DeploymentDirectory) -> None:
+    from node.exclusion_report import find_unsent_by_status
+
+    if (unsent := find_unsent_by_status(files)) is not None:
+        messages.print(f"[yellow]{escape(unsent)}[/]", soft_wrap=True)
 
 
 def watched_run(

@@ -47,7 +47,7 @@ def list_versions(
 
     asyncfl model list run --json -
     """
-    from node.audit_report import describe_exclusions
+    from node.exclusion_report import describe_exclusions
 
     report = _open(directory)
     versions = _described(report)

@@ -96,7 +96,7 @@ def progress_line(record: Record) -> str:
     parts = [
         f"{record.stage}: {_progress(record)}",
         f"{snapshot.entries} entries",
-        f"{snapshot.included} of {snapshot.sent} uploads in",
+        f"{snapshot.counted} of {snapshot.sent} uploads in",
         f"{snapshot.done} of {len(snapshot.clients)} clients done",
     ]
     if record.accuracies:
@@ -183,8 +183,11 @@ def _figures(record: Record) -> Table:
     done = [f"{snapshot.done} done"] if snapshot.done else []
     table.add_row("clients", "   ".join([*epochs, *done]) or "starting")
     waiting = max((replica.uploads_waiting for replica in snapshot.replicas if replica.answers), default=0)
+    left_out = snapshot.included - snapshot.counted
+    besides = f"   {left_out} left out" if left_out else ""
     table.add_row(
-        "uploads", f"{snapshot.sent} sent   {snapshot.included} in the model   {waiting} waiting for a group"
+        "uploads",
+        f"{snapshot.sent} sent   {snapshot.counted} in the model{besides}   {waiting} waiting for a group",
     )
     if snapshot.evidence:
         culprits = len({proof.culprit for proof in snapshot.evidence})

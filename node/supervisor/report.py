@@ -69,6 +69,10 @@ def report(record: Record, deployment: Deployment, result: dict[str, Any], folde
         f"{uploads['sent']} uploads"
     )
     lines += [f"  refused    {sentence}" for sentence in snapshot.refusals]
+    if uploads["counted"] != uploads["included"]:
+        lines.append(
+            f"  exclusion  {uploads['counted']} of {uploads['included']} uploads count; the model leaves out the others"
+        )
     lines.append(f"  stall      at most {record.longest_stall:.1f} s without a new entry")
     lines += [f"  outage     {sentence}" for sentence in outages(record)]
     digests = set(result["model_digest"].values())

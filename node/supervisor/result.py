@@ -31,12 +31,12 @@ def result_of(record: Record, deployment: Deployment) -> dict[str, Any]:
         "entries": snapshot.entries,
         "entries_after_kill": record.entries_after_kill,
         "epochs": snapshot.epoch,
-        "uploads": {"sent": snapshot.sent, "included": snapshot.included},
         "refused_updates": {
             client.name: {"count": client.refused, "reason": client.refused_reason}
             for client in snapshot.clients
             if client.refused
         },
+        "uploads": {"sent": snapshot.sent, "included": snapshot.included, "counted": snapshot.counted},
         "inclusion": {
             client.name: snapshot.inclusion.get(client.key.hex(), 0) for client in deployment.clients
         },

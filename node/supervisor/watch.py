@@ -31,6 +31,8 @@ class Certified:
     model: str
     statement: int = 0
     """Number of the exclusion under which it was computed, or 0."""
+    counted: int | None = field(default=None, compare=False)
+    """How many of the entries count under it, where the replica tells."""
 
     @classmethod
     def of(cls, status: dict[str, Any]) -> Certified | None:
@@ -38,7 +40,9 @@ class Certified:
         told = status.get("certified")
         if not told:
             return None
-        return cls(told["version"], told["entries"], told["model"], told.get("statement", 0))
+        return cls(
+            told["version"], told["entries"], told["model"], told.get("statement", 0), told.get("counted")
+        )
 
     @property
     def progress(self) -> tuple[int, int]:
@@ -67,6 +71,8 @@ class ReplicaView:
     certified: Certified | None = None
     inclusion: dict[str, int] = field(default_factory=dict)
     """Memberships by client key (hex)."""
+    counted: int | None = None
+    """How many of them count, where the replica tells."""
     own_accuracy: dict[str, dict[str, float]] = field(default_factory=dict)
     """By epoch `correct`, `count` and `noise` on the clients' own test data."""
     finished: str | None = None
@@ -173,6 +179,12 @@ class Snapshot:
         return sum(self.inclusion.values())
 
     @property
+    def counted(self) -> int:
+        """Of these how many the model has: those that no exclusion leaves out."""
+        counted = None if self._furthest is None else self._furthest.counted
+        return self.included if counted is None else counted
+
+    @property
     def done(self) -> int:
         """Clients that have sent their last upload."""
         return sum(client.done for client in self.clients)
@@ -252,6 +264,7 @@ def replica_view(name: str, status: dict[str, Any], *, pid: int | None, down: Ph
         version=status.get("version", ""),
         certified=Certified.of(status),
         inclusion=status.get("inclusion") or {},
+        counted=(status.get("counted") or {}).get("uploads"),
         own_accuracy=status.get("accuracy") or {},
         finished=status.get("finished"),
         uploads_waiting=uploads.get("waiting", 0),

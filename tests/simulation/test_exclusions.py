@@ -5,7 +5,7 @@ from collections.abc import Container
 from asyncfl.client.context import State
 from asyncfl.effects import Effect, Table
 from asyncfl.messages import ExclusionStatement, Message, Task, View
-from asyncfl.replica import Replica
+from asyncfl.replica import Replica, status
 from asyncfl.simulation import Simulation
 from asyncfl.simulation.rollbacks import recompute_clean
 from tests.core.builders import make_parameters
@@ -64,6 +64,14 @@ class Incident:
             assert latest.certificate.statement == number
             assert latest.entries == replica.context.ledger.entries, "excluded entries are counted as seen"
             assert latest.model == recompute_clean(self.simulation, replica)
+            told, ledger = status.describe(replica), replica.context.ledger
+            counting = [
+                len(item.members)
+                for name, item in ledger.items.items()
+                if not replica.context.exclusions.in_force.excludes(name, item)
+            ]
+            assert told["counted"] == {"entries": len(counting), "uploads": sum(counting)}
+            assert told["certified"]["counted"] == len(counting)
 
 
 def test_an_entry_is_taken_out_while_training_goes_on_and_put_back() -> None:

@@ -264,7 +264,7 @@ def test_a_model_from_before_a_rollback_is_not_the_newest(
     with_model(copied, "replica-0", 5 + more, bytes(len(initial)))
     clean = with_model(copied, "replica-1", 5, initial, statement=1, held=1)
     outcome = asyncfl("export", copied.root, tmp_path / "model.safetensors")
-    assert "5 entries under exclusion 1" in outcome.stdout
+    assert " 5 entries under exclusion 1" in outcome.stdout
     assert "certified yet" not in outcome.stderr
     assert read_model(tmp_path / "model.safetensors")[1] == initial
     facts = json.loads(asyncfl("evaluate", copied.root, "--json").stdout)
@@ -341,3 +341,24 @@ def test_json_is_written_whole_or_not_at_all(tmp_path: Path, capsys: pytest.Capt
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match="--json"):
         write_json({}, tmp_path / "file" / "x.json")
+
+
+def test_what_counts_under_an_exclusion_is_said(
+    asyncfl: Program, copied: DeploymentDirectory, tmp_path: Path
+) -> None:
+    with_model(copied, "replica-0", 1255, copied.initial_model(), statement=3, held=3)
+    path = copied.status_file("replica-0")
+    said = json.loads(path.read_text())
+    said["certified"]["counted"] = 1157
+    keys = [copied.deployment.client(f"client-{index}").key.hex() for index in (3, 4)]
+    said |= {
+        "entries": 1255, "inclusion": {keys[0]: 392, keys[1]: 3561},
+        "counted": {"entries": 1157, "uploads": 3561},
+        "left_out": {"entries": 0, "clients": keys[:1], "spans": []},
+    }  # fmt: skip
+    path.write_text(json.dumps(said))
+    assert "after 1157 of 1255 entries under exclusion 3" in asyncfl("evaluate", copied.root).stdout
+    written = asyncfl("export", copied.root, tmp_path / "model.safetensors").stdout
+    assert "1157 of 1255 entries under exclusion 3" in written
+    shown = asyncfl("status", copied.root).stdout
+    assert "exclusion 3 in force: client-3 left out; 3561 of 3953 uploads count" in shown

@@ -112,7 +112,7 @@ def test_result_has_every_documented_key_and_is_plain_json(made: DeploymentDirec
     assert result["accuracy"] == 0.95
     assert result["baseline_accuracy"] == 0.96
     assert (result["entries"], result["entries_after_kill"], result["epochs"]) == (12, 8, 3)
-    assert result["uploads"] == {"sent": 5, "included": 5}
+    assert result["uploads"] == {"sent": 5, "included": 5, "counted": 5}
     assert result["inclusion"] == {f"client-{i}": (3, 2, 0, 0, 0, 0)[i] for i in range(6)}
     assert result["model_digest"] == {f"replica-{i}": MODEL for i in range(4)}
     assert result["version"] == VERSION

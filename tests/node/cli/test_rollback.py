@@ -8,6 +8,7 @@ from errno import EACCES
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from hypothesis import given
@@ -16,14 +17,15 @@ from typer.testing import CliRunner, Result
 
 from asyncfl.effects import Put, Table
 from asyncfl.errors import ConfigurationError
-from asyncfl.exclusions import Exclusion, Exclusions
+from asyncfl.exclusions import Exclusion, Exclusions, put_exclusion
 from asyncfl.messages import ExclusionStatement
 from node import operator_calls
 from node.audit_report import load
 from node.cli import app
+from node.commands import supervise
 from node.deployment_creation import NewDeployment, create_deployment
 from node.enrolment import open_as_operator
-from node.exclusion_file import read_exclusions, write_exclusions
+from node.exclusion_file import EXCLUSIONS_FILE, read_exclusions, write_exclusions
 from node.exclusion_history import Content
 from node.rollback import Known, Wish, compute_cost, compute_under_way, plan, sign
 from tests.node.ledgers import GROUPS, MadeLedger
@@ -230,6 +232,11 @@ class Operator:
     def client(self, name: str) -> bytes:
         return self.files.deployment.client(name).key
 
+    def reach(self, made: MadeLedger, *, replicas: int = 4) -> None:
+        """What is signed comes to these replicas' states, as if they had run."""
+        for index in range(replicas):
+            made.write(index, [put_exclusion(statement) for statement in self.held.held])
+
 
 def test_taking_back_walks_back_through_all_exclusions(made: MadeLedger) -> None:
     """Never to and fro between the last two: what was taken back is passed by."""
@@ -280,6 +287,7 @@ def test_the_history_says_what_each_exclusion_changed_and_what_has_become_of_it(
     operator.sign(back_clients=["client-2"])
     operator.sign(to=made.versions[1].hex())
     operator.sign(undo=True)
+    operator.reach(made, replicas=1)
     told = json.loads(run("rollback", made.files.root, "--list", "--json").stdout)["exclusions"]
     assert [(each["number"], each["state"], each["taken_back_by"], each["takes_back"]) for each in told] == [
         (1, "taken back", 3, []),
@@ -294,7 +302,7 @@ def test_the_history_says_what_each_exclusion_changed_and_what_has_become_of_it(
     assert told[2]["puts_back"]["clients"] == ["client-7"]
     assert told[4]["leaves_out"]["spans"] == told[5]["puts_back"]["spans"] == [[2, 3]]
     assert [each["signed_at"] for each in told] == [1_700_000_000.0 + number for number in range(1, 7)]
-    assert told[0]["lacking"] == [f"replica-{index}" for index in range(4)]
+    assert told[0]["lacking"] == [f"replica-{index}" for index in range(1, 4)]
     (made.files.root / "operator.key").unlink()
     shown = run("rollback", made.files.root, "--list", columns=80)
     assert shown.exit_code == 0
@@ -382,3 +390,98 @@ def test_the_command_signs_once_and_says_that_nobody_has_it(
     assert run("rollback", root, "--undo", "--to", "newest").exit_code == 2
     (root / "operator.key").unlink()
     assert run("rollback", root, "--undo", "--yes").exit_code == 2
+
+
+@pytest.mark.parametrize("left", [0, 1])
+def test_what_the_states_here_have_is_known_where_the_file_is_lost_or_old(
+    made: MadeLedger, monkeypatch: pytest.MonkeyPatch, left: int
+) -> None:
+    """No replica runs: a number that one has on disk is not signed again."""
+    monkeypatch.setattr(operator_calls, "PAUSE_SECONDS", 0.01)
+    root, operator = made.files.root, Operator(made)
+    path = root / EXCLUSIONS_FILE
+    operator.sign(clients=["client-3"])
+    old = path.read_bytes()
+    operator.sign(clients=["client-7"])
+    operator.reach(made, replicas=1)
+    path.unlink()
+    if left:
+        path.write_bytes(old)
+    done = run("rollback", root, "--exclude-client", "client-5", "--yes", "--json")
+    facts = json.loads(done.stdout)
+    assert (facts["number"], facts["taken_over"]) == (3, [1, 2][left:])
+    assert facts["clients"] == ["client-3", "client-5", "client-7"]
+    assert "of the replicas' states here" in done.stderr
+    path.unlink()
+    taken_back = run("rollback", root, "--undo", "--yes", "--json")
+    assert json.loads(taken_back.stdout)["clients"] == ["client-3"], "3 came to nobody"
+    path.unlink()
+    again = run("rollback", root, "--resend", "--json")
+    assert json.loads(again.stdout)["number"] == 2
+
+
+def test_what_no_replica_here_has_is_not_in_force(made: MadeLedger) -> None:
+    root, operator = made.files.root, Operator(made)
+    operator.sign(clients=["client-7"])
+    operator.reach(made, replicas=4)
+    operator.sign(clients=["client-3"])
+    first, second = told("rollback", root, "--list", "--json")["exclusions"]
+    assert (first["state"], second["state"]) == ("in force", "signed")
+    shown = run("rollback", root, "--list").stdout
+    assert "signed, 0 of 4 replicas here have it" in shown
+    assert "left out now: client-7\n" in shown
+    assert f"asyncfl rollback {root} --resend" in shown.replace("\n", " ")
+    operator.sign(undo=True)
+    first, second, third = told("rollback", root, "--list", "--json")["exclusions"]
+    assert [each["state"] for each in (first, second, third)] == ["in force", "signed", "signed"]
+    operator.reach(made, replicas=1)
+    shown = run("rollback", root, "--list").stdout
+    assert "0 of 4" not in shown
+    assert "--resend" not in shown
+
+
+def test_an_audit_warns_of_an_exclusion_that_no_replica_has(made: MadeLedger) -> None:
+    root, operator = made.files.root, Operator(made)
+    assert "--resend" not in run("audit", root).stdout
+    operator.sign(clients=["client-3"])
+    done = run("audit", root)
+    assert done.exit_code == 0
+    assert "exclusion 1 is signed, and 0 of 4 replicas here have it" in done.stdout
+    assert f"asyncfl rollback {root} --resend" in done.stdout
+    (remark,) = told("audit", root, "--json", "-")["remarks"]
+    assert "exclusion 1 is signed" in remark["remark"]
+    operator.reach(made, replicas=1)
+    assert "--resend" not in run("audit", root).stdout
+    (root / EXCLUSIONS_FILE).write_text("{")
+    done = run("audit", root)
+    assert done.exit_code == 0, "it is no part of any state"
+    assert "not the operator's exclusions" in done.stdout
+
+
+def test_up_warns_of_an_exclusion_that_no_replica_has(
+    made: MadeLedger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before it runs them, and after: none of them can take it from another."""
+    files, operator = made.files, Operator(made)
+    ran: list[int] = []
+
+    def learn(*_: Any, **__: Any) -> Any:
+        said = {"deployment": files.deployment.digest.hex(), "exclusion": len(ran)}
+        files.status_file("replica-1").write_text(json.dumps(said))
+        ran.append(1)
+        return Mock(failures=[])
+
+    monkeypatch.setattr(supervise, "watched_run", learn)
+    monkeypatch.setattr(supervise, "write_results", Mock())
+    operator.sign(clients=["client-3"])
+    remedy = (
+        "0 of 4 replicas here have it: it is not in force; with the replicas running: "
+        f"asyncfl rollback {files.root} --resend"
+    )
+    assert run("up", files.root).stderr.count(remedy) == 2
+    assert run("up", files.root).stderr.count(remedy) == 1, "somebody sent it meanwhile"
+    assert remedy not in run("up", files.root).stderr
+    (files.root / EXCLUSIONS_FILE).write_text("{")
+    damaged = run("up", files.root)
+    assert damaged.exit_code == 0, "training needs no such file"
+    assert "not the operator's exclusions" in damaged.stderr

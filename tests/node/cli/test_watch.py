@@ -194,3 +194,11 @@ def test_the_accuracy_on_clients_own_data_is_told_with_its_noise() -> None:
     assert describe_own_accuracy({}) is None
     drowned = describe_own_accuracy({"3": {"correct": 4.0, "count": 5.0, "noise": 40.0}})
     assert drowned == "hidden by the noise in row 3"
+
+
+def test_what_an_exclusion_leaves_out_is_not_counted_in_the_model() -> None:
+    status = {**STATUS, "counted": {"entries": 5, "uploads": 1}}
+    view = replica_view("replica-0", status, pid=42, down=None)
+    seen = snapshot(view)
+    assert (seen.included, seen.counted) == (2, 1)
+    assert snapshot(replica_view("replica-0", STATUS, pid=42, down=None)).counted == 2, "it does not tell"
