@@ -7,6 +7,7 @@ loop or multiprocessing: it works where a loop is running, and needs no `if __na
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -89,7 +90,12 @@ def run(
         stop=stop or {},
     )
     root = Path(tempfile.mkdtemp(prefix="asyncfl-")) if directory is None else Path(directory)
-    files = create_deployment(root, wanted)
+    try:
+        files = create_deployment(root, wanted)
+    except BaseException:
+        if directory is None:
+            shutil.rmtree(root, ignore_errors=True)
+        raise
     folder = result_folder(files)
     options = RunOptions(
         epochs=epochs, client_processes=processes, plan=ScriptedPlan([], []), baseline=baseline

@@ -58,6 +58,15 @@ def test_mistakes_are_raised_before_anything_is_made(tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
+def test_a_run_that_cannot_begin_leaves_no_directory_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with pytest.raises(ConfigurationError, match="learnin"):
+        run(training={"learnin": 1})
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.timeout(240)
 async def test_a_run_in_a_thread_of_a_running_loop_gives_accuracy_and_model(tmp_path: Path) -> None:
     outcome = await asyncio.to_thread(
