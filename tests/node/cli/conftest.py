@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import structlog
 from typer.testing import CliRunner
 
 from node.cli import app
@@ -35,11 +36,15 @@ class Outcome:
 
 
 class Program:
-    """`asyncfl` in this process."""
+    """`asyncfl` in this process, which keeps its own logging: some commands set up theirs."""
 
     def __call__(self, *arguments: str | Path) -> Outcome:
         words: Sequence[str] = [str(argument) for argument in arguments]
-        result = CliRunner().invoke(app, words, env={"COLUMNS": "200", "NO_COLOR": "1"})
+        logging = structlog.get_config()
+        try:
+            result = CliRunner().invoke(app, words, env={"COLUMNS": "200", "NO_COLOR": "1"})
+        finally:
+            structlog.configure(**logging)
         if result.exception is not None and not isinstance(result.exception, SystemExit):
             raise result.exception
         return Outcome(result.exit_code, result.stdout, result.stderr)
